@@ -1,0 +1,125 @@
+# fmalloc: malloc for memory-mapped files.
+#
+#   make                       the libraries, in build/
+#   make demo                  build and run the examples on real input
+#   make check                 all tests (installs what only the tests need, see tests/setup)
+#   make install PREFIX= DESTDIR=
+#   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
+
+CC      ?= cc
+CXX     ?= c++
+AR      ?= ar
+PREFIX  ?= /usr/local
+DESTDIR ?=
+CFLAGS  ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+
+VERSION := 0.1.0
+SOVERSION := 0
+WARN := -Wall -Wextra -Wundef -Wshadow -Wconversion
+comma := ,
+
+ifeq ($(origin CC),default)
+CC := cc
+endif
+ifeq ($(origin CXX),default)
+CXX := c++
+endif
+
+# One folder for each kind of build, so that they stand side by side.
+KIND := $(if $(SAN),$(subst $(comma),-,$(SAN)))$(if $(filter clang%,$(notdir $(CC))),$(if $(SAN),-)clang)
+B    := build$(if $(KIND),/$(KIND))
+
+SANFLAGS := $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+C_FLAGS   := -std=gnu11 $(WARN) $(CFLAGS) $(SANFLAGS) -fvisibility=hidden -pthread -MMD -MP
+CXX_FLAGS := -std=c++11 $(WARN) $(CXXFLAGS) $(SANFLAGS) -pthread -MMD -MP
+
+SRC  := $(wildcard src/*/*.c)
+OBJ  := $(SRC:src/%.c=$(B)/pic/%.o)
+HOOK := $(SRC:src/%.c=$(B)/hook/%.o)
+
+A  := $(B)/libfmalloc.a
+SO := $(B)/libfmalloc.so
+
+TEST_C   := $(wildcard tests/*/*.c)
+TEST_CXX := $(wildcard tests/*/*.cpp)
+TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
+EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
+
+.PHONY: all examples tests demo check install clean
+all: $(A) $(SO)
+examples: $(EXAMPLES)
+tests: $(TESTS)
+
+$(B)/pic/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -fPIC -c $< -o $@
+
+# The test build: each store of allocator truth calls a hook.
+$(B)/hook/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -DFM_TRUTH_HOOK -c $< -o $@
+
+$(A): $(OBJ)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/hook/libfmalloc.a: $(HOOK)
+	rm -f $@
+	$(AR) rcs $@ $^
+
+$(SO).$(SOVERSION): $(OBJ) src/fmalloc.map
+	$(CC) -shared $(CFLAGS) $(SANFLAGS) -pthread -Wl,-soname,libfmalloc.so.$(SOVERSION) \
+		-Wl,--version-script=src/fmalloc.map -o $@ $(OBJ)
+
+$(SO): $(SO).$(SOVERSION)
+	ln -sf libfmalloc.so.$(SOVERSION) $@
+
+$(B)/examples/%_cpp: examples/%.cpp $(A)
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Iinclude $< $(A) -o $@
+
+$(B)/examples/%: examples/%.c $(A)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
+
+# Tests that stop at every store of truth.
+$(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -DFM_TRUTH_HOOK -Iinclude -Isrc -Itests/support $< $(B)/hook/libfmalloc.a -lcmocka -o $@
+
+# Tests of modules see the sources.
+$(B)/tests/unit/%: tests/unit/%.c $(A)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
+
+$(B)/tests/%: tests/%.c $(A)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -Iinclude -Itests/support $< $(A) -lcmocka -o $@
+
+$(B)/tests/%: tests/%.cpp $(A)
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Iinclude -Itests/support $< $(A) -lcmocka -o $@
+
+demo: all examples
+	sh examples/demo.sh $(B)
+
+check:
+	tests/setup
+	tests/run
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3
+	install -m 644 include/fmalloc.h include/fmalloc.hpp include/fmptr.hpp $(DESTDIR)$(PREFIX)/include
+	install -m 644 $(A) $(DESTDIR)$(PREFIX)/lib
+	install -m 755 $(SO).$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(VERSION)
+	ln -sf libfmalloc.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(SOVERSION)
+	ln -sf libfmalloc.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' src/fmalloc.pc.in \
+		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/fmalloc.pc
+	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3
+
+clean:
+	rm -rf build
+
+-include $(shell find build -name '*.d' 2>/dev/null)

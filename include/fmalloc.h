@@ -1,0 +1,363 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * fmalloc: malloc for memory-mapped files.
+ *
+ * A heap is one file and its mapping. Objects are allocated in the file, keep their offsets for ever,
+ * and are found again, in place, when the file is opened the next time.
+ *
+ * Words used below
+ *   heap       one open file (`fm_heap *`); a file is open in at most one writing process
+ *   object     what an allocating function returned and nobody freed yet
+ *   offset     distance in bytes from the heap's first byte: the same at every opening
+ *   target     the heap that fmalloc(), ffree() and fm_ptr<T> of a thread work on
+ *
+ * Errors are return values: NULL or -1 with errno set, and a sentence in fm_last_error(). No function
+ * of this library exits, aborts or prints (FMALLOC_DEBUG=abort in the environment asks for an abort at
+ * a detected misuse).
+ *
+ * Durability in short: a store into the heap is in the file at once as far as processes can tell, so
+ * killing the process loses nothing. The device has it after fm_sync() or fm_close(), or when the
+ * kernel writes it back.
+ */
+#ifndef FMALLOC_H
+#define FMALLOC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/types.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#if defined(__GNUC__)
+#define FM_API __attribute__((visibility("default")))
+#else
+#define FM_API
+#endif
+
+#define FM_VERSION "0.1.0"
+
+/* The heap's first page after the superblock belongs to the application: 4096 bytes at
+ * `(char *)heap->mem + PAGE_SIZE`, zero in a new heap, never touched by the library. */
+#ifndef PAGE_SIZE
+#define PAGE_SIZE (4096)
+#endif
+
+struct fm_super;
+
+/* One open heap. The first three members are the original fmalloc's; all are read-only for programs. */
+struct fm_info {
+	int fd;             /* the heap file's descriptor */
+	void *mem;          /* address of the heap's first byte while it is open */
+	struct fm_super *s; /* the same address; the superblock's layout is private (docs/format.md) */
+};
+
+typedef struct fm_info fm_heap;
+
+/* ---------------------------------------------------------------- opening and closing */
+
+#define FM_CREATE  0x01u /* create the file if it is missing */
+#define FM_EXCL    0x02u /* with FM_CREATE: fail with EEXIST if the path exists */
+#define FM_RDONLY  0x04u /* map for reading only; any number of such readers, no writer beside them */
+#define FM_FIXED   0x08u /* map at the address where the heap was made: raw C pointers stay valid */
+#define FM_WAIT    0x10u /* wait for another process's lock instead of failing with EBUSY */
+#define FM_RECOVER 0x20u /* open a heap that a power cut left unclean: check and repair it first */
+
+#define FM_NO_EXIT_SYNC 0x1u /* fm_options.disable: no sync and clean mark at a normal exit */
+#define FM_NO_ATFORK    0x2u /* fm_options.disable: no fork handler (children keep the lock) */
+
+struct fm_options {
+	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */
+	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows */
+	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
+	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
+	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
+	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
+};
+
+/* Open the heap in the file `path`. `options` may be NULL. With FM_CREATE a missing file is created,
+ * and an existing file that holds nothing but zeros (whatever its length) becomes an empty heap.
+ *
+ * Returns   the heap, or NULL with errno
+ *             ENOENT     no such file, and no FM_CREATE
+ *             EEXIST     FM_EXCL, and the path exists
+ *             EBUSY      another process, or this one, has the heap open
+ *             EINTR      a signal came while FM_WAIT waited;  ETIMEDOUT  wait_ms passed
+ *             EILSEQ     not a heap: the file holds something else, or a heap of the original fmalloc;
+ *                        the file is untouched
+ *             ENOTSUP    a heap of a newer format or of a kind that this version does not open
+ *             EBADMSG    a heap whose header is damaged, or a file cut short
+ *             EUCLEAN    a power cut or a copy made while in use left the heap unclean: FM_RECOVER,
+ *                        or FMALLOC_RECOVER=1 in the environment, checks and repairs it
+ *             EADDRINUSE FM_FIXED, and the place is taken
+ *             ENOSPC     the file has holes where the heap uses it, and the disk is full
+ *             EINVAL, ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
+ * Threads   any thread.
+ * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
+ * Cost      independent of the heap's size.
+ */
+FM_API fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options);
+
+/* The same for an open descriptor (a memfd, a file passed into a sandbox). It must be open for reading
+ * and, without FM_RDONLY, writing. The descriptor stays the caller's and may be closed afterwards.
+ * FM_CREATE turns an all-zero or empty file into a heap; FM_EXCL is EINVAL.
+ */
+FM_API fm_heap *fm_open_fd(int fd, unsigned flags, const struct fm_options *options);
+
+/* Close the heap: all data on the device, the file trimmed, marked clean, unmapped. The heap is closed
+ * whatever is returned. No other thread may be using the heap.
+ *
+ * Returns   0, or -1 with errno: EIO or what fdatasync(2) gives: the data may not be on the device and
+ *           the heap stays marked unclean; EBADF: not an open heap; EPERM: a forked child.
+ */
+FM_API int fm_close(fm_heap *heap);
+
+/* All stores made so far are on the device when this returns 0. -1 with errno EIO, ENOSPC, EDQUOT: they
+ * may not be, and no later success makes up for it: the heap then stays marked unclean at close.
+ *
+ * Threads   any thread; stores that race with it may or may not be included.
+ */
+FM_API int fm_sync(fm_heap *heap);
+
+/* ---------------------------------------------------------------- allocating */
+
+/* Allocate `size` bytes, contents undefined; 0 bytes give a distinct object. Aligned to 16 bytes if
+ * `size` is a multiple of 16, else to 8.
+ *
+ * Returns   the address, or NULL with errno ENOMEM (max_size, the disk or address space is full; the heap
+ *           works on), EROFS (FM_RDONLY), EBADF (not an open heap), EPERM (a forked child), EINVAL.
+ * Durable   at once against a killed process.
+ * Threads   any thread; not async-signal-safe.
+ * Cost      no lock and no system call while the thread has a free slot of the size class at hand.
+ */
+FM_API void *fm_malloc(fm_heap *heap, size_t size);
+
+/* As fm_malloc for `n` objects of `size` bytes, all zero. ENOMEM also when n * size overflows. */
+FM_API void *fm_calloc(fm_heap *heap, size_t n, size_t size);
+
+/* Change the size of object `p` of `heap`, in place if possible, else by moving it. p == NULL allocates.
+ * Size 0 keeps a minimal object. On failure the object is unchanged. A kill in the middle may leave both
+ * copies allocated, never neither.
+ *
+ * Returns   the new address, or NULL with errno as fm_malloc, and EINVAL if p is no live object of heap.
+ */
+FM_API void *fm_realloc(fm_heap *heap, void *p, size_t size);
+
+/* As fm_realloc(heap, p, n * size); ENOMEM when the product overflows. */
+FM_API void *fm_reallocarray(fm_heap *heap, void *p, size_t n, size_t size);
+
+/* As fm_malloc, aligned to `alignment` bytes at this and every later opening. A power of two up to
+ * 4 MiB, else EINVAL. `size` needs not be a multiple.
+ */
+FM_API void *fm_aligned_alloc(fm_heap *heap, size_t alignment, size_t size);
+
+/* A copy of the string `s` (of at most `n` bytes of it) in the heap. NULL with errno as fm_malloc. */
+FM_API char *fm_strdup(fm_heap *heap, const char *s);
+FM_API char *fm_strndup(fm_heap *heap, const char *s, size_t n);
+
+/* Free the object `p` of whichever heap it lies in. NULL is 0. What is no live object (freed already,
+ * inside an object, foreign) changes nothing, is reported to the misuse handler, and is -1 with EINVAL.
+ * EROFS, EPERM as fm_malloc. Contents stay as they are; nothing is written into freed memory.
+ *
+ * Durable   at once against a killed process. Unlink an object before freeing it.
+ * Threads   any thread, also one that did not allocate it.
+ * Cost      no lock and no system call for objects up to 448 KiB that the thread's own slabs hold.
+ */
+FM_API int fm_free(void *p);
+
+/* Bytes usable in live object `p`: at least what was asked for. 0 with errno EINVAL for anything else. */
+FM_API size_t fm_usable_size(const void *p);
+
+/* The open heap in whose mapping `p` lies, or NULL. */
+FM_API fm_heap *fm_heap_of(const void *p);
+
+/* ---------------------------------------------------------------- the thread's target */
+
+/* The original interface. fmalloc_init opens `filepath` (created when missing), makes `*init` true if
+ * the heap is new and false if it was there, and returns NULL with errno on failure. The first heap
+ * that a process opens is the target of every thread that sets none.
+ */
+FM_API struct fm_info *fmalloc_init(const char *filepath, bool *init);
+FM_API void fmalloc_set_target(struct fm_info *fi);
+
+/* The calling thread's target, or NULL (errno EINVAL) if no heap is open. */
+FM_API struct fm_info *fmalloc_get_target(void);
+
+/* fm_malloc on the target; NULL with errno EINVAL without one. ffree is fm_free, errors in errno only. */
+FM_API void *fmalloc(size_t size);
+FM_API void ffree(void *addr);
+
+static inline void *fcalloc(size_t n, size_t size)
+{
+	return fm_calloc(fmalloc_get_target(), n, size);
+}
+
+static inline void *frealloc(void *p, size_t size)
+{
+	return fm_realloc(fmalloc_get_target(), p, size);
+}
+
+static inline void *freallocarray(void *p, size_t n, size_t size)
+{
+	return fm_reallocarray(fmalloc_get_target(), p, n, size);
+}
+
+static inline void *faligned_alloc(size_t alignment, size_t size)
+{
+	return fm_aligned_alloc(fmalloc_get_target(), alignment, size);
+}
+
+static inline char *fstrdup(const char *s)
+{
+	return fm_strdup(fmalloc_get_target(), s);
+}
+
+static inline char *fstrndup(const char *s, size_t n)
+{
+	return fm_strndup(fmalloc_get_target(), s, n);
+}
+
+static inline size_t fmalloc_usable_size(const void *p)
+{
+	return fm_usable_size(p);
+}
+
+/* ---------------------------------------------------------------- offsets and pointers in the heap */
+
+/* Address of `offset`, and offset of an address inside the heap; 0 and NULL stand for each other.
+ * Unchecked, a few instructions. */
+static inline void *fm_at(const fm_heap *heap, uint64_t offset)
+{
+	return offset ? (char *)heap->mem + offset : NULL;
+}
+
+static inline uint64_t fm_offset_of(const fm_heap *heap, const void *p)
+{
+	return p ? (uint64_t)((const char *)p - (const char *)heap->mem) : 0;
+}
+
+/* As fm_at, for offsets from a file that is not trusted: NULL with errno EINVAL unless the bytes
+ * [offset, offset + len) lie inside one live object or inside the application page. */
+FM_API void *fm_at_checked(fm_heap *heap, uint64_t offset, size_t len);
+
+#ifndef __cplusplus
+/* A typed pointer member of 8 bytes that holds an offset: `fm_ptr(struct node) next;`. It may be copied
+ * by assignment, memcpy and realloc; zero bytes are null; T may be incomplete. Two such members of the
+ * same T are assignable to each other, of different T not. fm_get gives a `T *`; fm_set wants one:
+ *
+ *     struct node *n = fm_get(heap, head->next);
+ *     fm_set(heap, &head->next, n);
+ *
+ * The type is that of a function pointer, because it alone is distinct for each T, usable with T
+ * incomplete and impossible to dereference by mistake.
+ */
+struct fm_offset;
+#define fm_ptr(T) __typeof__(__typeof__(T) *(*)(struct fm_offset *))
+
+#define fm_get(heap, p) \
+	((__typeof__((p)((struct fm_offset *)0)))fm_at((heap), (uint64_t)(uintptr_t)(p)))
+
+#define fm_set(heap, pp, addr) \
+	__extension__({ \
+		__typeof__((*(pp))((struct fm_offset *)0)) fm_set_addr_ = (addr); \
+		*(pp) = (__typeof__(*(pp)))(uintptr_t)fm_offset_of((heap), fm_set_addr_); \
+	})
+#endif
+
+/* ---------------------------------------------------------------- named roots */
+
+/* Publish `p`, an address inside the heap or NULL, under `name` (1 to 255 bytes) with a type tag of the
+ * program's choice; an existing root of the name is replaced by one atomic store. `p` stays an ordinary
+ * object. Returns 0, or -1 with errno EINVAL, ENOMEM, EROFS, EBADF, EPERM.
+ *
+ * Threads   any thread; root calls of one heap exclude each other.
+ */
+FM_API int fm_root_set(fm_heap *heap, const char *name, void *p, uint64_t type_tag);
+
+/* The address published under `name`. NULL with errno ENOENT: no such root; EPROTOTYPE: its tag is
+ * another; 0: NULL was published. */
+FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
+
+/* Take the name away; the object stays. 0, or -1 with errno ENOENT, EROFS, EBADF, EPERM. */
+FM_API int fm_root_remove(fm_heap *heap, const char *name);
+
+/* Call `visit` for each root, in no order, until it returns something else than 0; returns that, or 0 at
+ * the end, or -1 with errno. `visit` must not change roots. */
+FM_API int fm_root_each(fm_heap *heap,
+                        int (*visit)(const char *name, void *p, uint64_t type_tag, void *arg), void *arg);
+
+/* ---------------------------------------------------------------- looking into a heap */
+
+struct fm_stats {
+	size_t size;            /* set by the caller to sizeof(struct fm_stats) */
+	uint64_t file_size;     /* bytes, as in st_size */
+	uint64_t disk_size;     /* bytes, st_blocks * 512 */
+	uint64_t max_size;      /* bytes that the file may grow to */
+	uint64_t address_space; /* bytes reserved */
+	uint64_t live_objects;
+	uint64_t live_bytes;    /* sum of the usable sizes */
+	uint64_t free_bytes;    /* in units that nothing uses, below the file's end */
+	uint64_t small_objects, large_objects, huge_objects; /* live_objects by kind */
+	uint64_t slab_bytes;    /* in slabs, free slots included */
+	uint64_t remote_frees;  /* slots freed by other threads and not yet collected */
+	uint64_t generation;    /* counts openings for writing */
+};
+
+/* Fill `*stats`. 0, or -1 with errno. Reads all of the heap's metadata. Other threads may go on; counts
+ * are then inexact. */
+FM_API int fm_stats(fm_heap *heap, struct fm_stats *stats);
+
+/* Call `visit` for each live object, by rising address, until it returns something else than 0; returns
+ * that, or 0 at the end, or -1 with errno. What the library keeps for named roots is left out. `visit`
+ * may free the object that it was called for. Call it when no other thread is changing the heap. */
+FM_API int fm_walk(fm_heap *heap, int (*visit)(void *p, size_t usable_size, void *arg), void *arg);
+
+/* Verify the heap: that every unit is used exactly once or free, and every word of metadata says
+ * something valid. `finding` (may be NULL) is called for each violation. Returns the number of
+ * findings, or -1 with errno. Call it when no thread is changing the heap. */
+struct fm_finding {
+	uint64_t offset;  /* of the word or record in the file */
+	uint64_t value;   /* what it holds */
+	const char *text; /* a sentence, valid during the call */
+};
+
+FM_API long fm_check(fm_heap *heap, void (*finding)(const struct fm_finding *, void *), void *arg);
+
+/* ---------------------------------------------------------------- errors and misuse */
+
+/* A sentence on the calling thread's last failure in this library, "" if there was none. Valid until the
+ * thread's next call into the library. */
+FM_API const char *fm_last_error(void);
+
+enum fm_misuse_kind {
+	FM_DOUBLE_FREE = 1,  /* the object was freed already */
+	FM_INVALID_POINTER,  /* inside the heap, but not the start of an object */
+	FM_FOREIGN_POINTER,  /* in no open heap, or in another heap than the one named */
+	FM_FORKED_CHILD,     /* a call in a child of the process that opened the heap */
+	FM_CLOSED_HEAP       /* a call with a heap that is not open */
+};
+
+struct fm_misuse {
+	enum fm_misuse_kind kind;
+	const void *address; /* the pointer passed, or the heap */
+	fm_heap *heap;       /* where it lies, or NULL */
+	const char *text;    /* a sentence, valid during the call */
+};
+
+/* Set the process's handler for detected misuse, NULL to remove it. It runs in the thread that made the
+ * wrong call, before that call fails with EINVAL (EPERM, EBADF for the last two kinds) having changed
+ * nothing. The library holds no lock then: the handler may call it, may longjmp, may not return.
+ *
+ * Threads   any thread.
+ */
+typedef void fm_misuse_handler(const struct fm_misuse *misuse, void *arg);
+FM_API void fm_set_misuse_handler(fm_misuse_handler *handler, void *arg);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "alloc.h"
+
+#include "../base/status.h"
+#include "directory.h"
+#include "large.h"
+#include "segment.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A smaller size keeps the object in place as long as it uses at least this part of it. */
+#define KEEP_SHARE 2
+
+static int prepare_change(struct heap *heap)
+{
+	if (unlikely(heap->read_only))
+		return fail(EROFS, "the heap is open for reading only");
+	return unlikely(load_relaxed(&heap->rests)) ? heap_wake(heap) : 0;
+}
+
+static void *alloc_slot(struct heap *heap, unsigned class_no)
+{
+	struct tcache *tcache = tcache_attach(heap);
+	void *p;
+
+	if (likely(tcache != NULL))
+		return tcache_refill(tcache, class_no);
+	/* a thread at its end, or no memory for its state */
+	heap_lock(heap);
+	p = slab_take_unowned(heap, class_no);
+	heap_unlock(heap);
+	return p;
+}
+
+void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
+{
+	unsigned class_no = NO_CLASS;
+	void *p;
+
+	*is_zero = false;
+	if (prepare_change(heap))
+		return NULL;
+	if (size <= SMALL_MAX)
+		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
+	if (class_no != NO_CLASS)
+		return alloc_slot(heap, class_no);
+	heap_lock(heap);
+	p = large_alloc(heap, size, alignment, is_zero);
+	heap_unlock(heap);
+	return p;
+}
+
+/* ---------------------------------------------------------------- from an address to its object */
+
+static bool slot_is_live(const struct unit *slab, uint32_t slot)
+{
+	const uint64_t *pair = slab_pair(slab, slot / 64);
+
+	return (truth_load(&pair[0]) & ~truth_load(&pair[1])) >> slot % 64 & 1;
+}
+
+/* The head descriptor for the unit of `off`, examined; NULL if nothing is allocated there. Needs the lock. */
+static struct unit *head_at(struct heap *heap, uint64_t off)
+{
+	uint64_t unit_no = off >> UNIT_SHIFT;
+	uint64_t segment_no = segment_of_unit(unit_no);
+	struct unit *unit;
+
+	if (off >= heap->store.size)
+		return NULL;
+	segment_resolve(heap, unit_no);
+	switch (segment_state(heap, segment_no)) {
+	case SEG_EXAMINED:
+		unit = &heap->units[unit_no];
+		unit -= unit->back;
+		return unit->state == UNIT_IS_SLAB || unit->state == UNIT_IS_RUN ? unit : NULL;
+	case SEG_INTERIOR:
+		while (segment_state(heap, segment_no) == SEG_INTERIOR)
+			segment_no--;
+		/* fall through */
+	case SEG_HUGE:
+		return &heap->units[segment_no * SEGMENT_UNITS];
+	default:
+		return NULL;
+	}
+}
+
+bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
+{
+	struct unit *unit;
+	uint64_t start, slot;
+
+	heap_lock(heap);
+	unit = head_at(heap, off);
+	heap_unlock(heap);
+	if (!unit)
+		return false;
+	start = unit_no_of(heap, unit) << UNIT_SHIFT;
+	object->unit = unit;
+	object->slot = 0;
+	if (unit->state != UNIT_IS_SLAB) {
+		object->off = start;
+		object->len = large_size(unit);
+		object->is_live = off - start < object->len;
+		return true;
+	}
+	slot = (off - start) / unit->slot_size;
+	if (slot >= unit->slots)
+		return false;
+	object->slot = (uint32_t)slot;
+	object->off = start + slot * unit->slot_size;
+	object->len = unit->slot_size;
+	object->is_live = slot_is_live(unit, object->slot);
+	return true;
+}
+
+/* The live object that begins at `p`; false after fail() with *misuse set. */
+static bool find_live(struct heap *heap, const void *p, struct object *object, enum fm_misuse_kind *misuse)
+{
+	uint64_t off = (uint64_t)((const uint8_t *)p - heap->store.base);
+
+	if (alloc_object_at(heap, off, object)) {
+		if (object->is_live && object->off == off)
+			return true;
+		if (object->off == off) {
+			*misuse = FM_DOUBLE_FREE;
+			return fail(EINVAL, "%p is freed already", p), false;
+		}
+	} else if (off < heap_size(heap) && off % 8 == 0 && off >= HEAP_MIN_SIZE &&
+	           heap->units[off >> UNIT_SHIFT].state != UNIT_IS_META) {
+		enum segment_state state = segment_state(heap, off >> SEGMENT_SHIFT);
+
+		if (state == SEG_DAMAGED)
+			return fail(EUCLEAN, "%p lies in a damaged part of the heap", p), false;
+		if (state == SEG_FREE || heap->units[off >> UNIT_SHIFT].state == UNIT_IS_FREE) {
+			/* its slab, run or segment was released as a whole */
+			*misuse = FM_DOUBLE_FREE;
+			return fail(EINVAL, "%p is freed already, or never was an object", p), false;
+		}
+	}
+	*misuse = FM_INVALID_POINTER;
+	return fail(EINVAL, "%p is not the start of an object", p), false;
+}
+
+/* ---------------------------------------------------------------- freeing */
+
+/* A slot of a slab that is described already: no lock. False: it has to be found out. */
+static bool free_described(struct heap *heap, uint64_t off)
+{
+	struct unit *slab;
+	uint32_t slot;
+
+	if (off >= heap_size(heap))
+		return false;
+	slab = &heap->units[off >> UNIT_SHIFT];
+	slab -= slab->back;
+	if (load_acquire(&slab->owner) == 0) /* pairs with the release in slab_describe */
+		return false;
+	slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));
+	return slot != UINT32_MAX && slab_free_remote(heap, slab, slot) == 0;
+}
+
+int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)
+{
+	struct object object;
+	bool done;
+
+	if (prepare_change(heap))
+		return -1;
+	if (free_described(heap, (uint64_t)((uint8_t *)p - heap->store.base)))
+		return 0;
+	if (!find_live(heap, p, &object, misuse))
+		return -1;
+	if (object.unit->state == UNIT_IS_SLAB) {
+		done = slab_free_remote(heap, object.unit, object.slot) == 0;
+	} else {
+		heap_lock(heap);
+		done = large_free(heap, object.unit);
+		heap_unlock(heap);
+	}
+	if (done)
+		return 0;
+	*misuse = FM_DOUBLE_FREE;
+	return fail(EINVAL, "%p was freed by another thread meanwhile", p);
+}
+
+size_t alloc_usable_size(struct heap *heap, const void *p, enum fm_misuse_kind *misuse)
+{
+	struct object object;
+
+	return find_live(heap, p, &object, misuse) ? object.len : 0;
+}
+
+/* ---------------------------------------------------------------- changing the size */
+
+/* In place: the slot is right for the size, or the large object can be cut or extended. */
+static bool resize_in_place(struct heap *heap, const struct object *object, size_t size)
+{
+	bool done;
+
+	if (object->unit->state == UNIT_IS_SLAB)
+		return size <= object->len &&
+		       (size >= object->len / KEEP_SHARE || class_of(size) == object->unit->class_no);
+	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
+		return false;
+	heap_lock(heap);
+	done = large_resize(heap, object->unit, size);
+	heap_unlock(heap);
+	return done;
+}
+
+void *alloc_resize(struct heap *heap, void *p, size_t size, enum fm_misuse_kind *misuse)
+{
+	struct object object;
+	bool is_zero;
+	void *moved;
+
+	if (prepare_change(heap) || !find_live(heap, p, &object, misuse))
+		return NULL;
+	if (resize_in_place(heap, &object, size))
+		return p;
+	moved = alloc_new(heap, size, 8, &is_zero);
+	if (!moved)
+		return NULL;
+	memcpy(moved, p, min_u64(size, object.len));
+	if (alloc_free(heap, p, misuse) == 0)
+		return moved;
+	/* freed by another thread under our hands */
+	alloc_free(heap, moved, misuse);
+	return NULL;
+}

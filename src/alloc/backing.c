@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "backing.h"
+
+#include "../base/status.h"
+#include "directory.h"
+#include "segment.h"
+
+#include <errno.h>
+
+/* The file grows by an eighth of itself: few calls for a heap that grows on, little to trim for one that
+ * does not. */
+#define GROWTH_SHARE 8
+#define GROWTH_MAX   (64 * MIB)
+
+/* Call `set` on each segment's part of [off, off + len), units rounded outwards. */
+static void for_units(struct heap *heap, uint64_t off, uint64_t len,
+                      void (*set)(struct segment *segment, uint64_t units, bool *all_zero), bool *all_zero)
+{
+	uint64_t unit = off >> UNIT_SHIFT;
+	uint64_t end = round_up(off + len, UNIT_SIZE) >> UNIT_SHIFT;
+
+	while (unit < end) {
+		uint64_t segment_no = segment_of_unit(unit);
+		uint64_t here = min_u64(end, (segment_no + 1) * SEGMENT_UNITS) - unit;
+
+		set(&heap->segments[segment_no], range_mask(index_in_segment(unit), (unsigned)here), all_zero);
+		unit += here;
+	}
+}
+
+static void set_fresh(struct segment *segment, uint64_t units, bool *all_zero)
+{
+	(void)all_zero;
+	segment->backed |= units;
+	segment->zero |= units;
+}
+
+static void set_backed(struct segment *segment, uint64_t units, bool *all_zero)
+{
+	(void)all_zero;
+	segment->backed |= units;
+}
+
+static void set_taken(struct segment *segment, uint64_t units, bool *all_zero)
+{
+	if ((segment->zero & units) != units)
+		*all_zero = false;
+	segment->zero &= ~units;
+}
+
+static void set_punched(struct segment *segment, uint64_t units, bool *all_zero)
+{
+	(void)all_zero;
+	segment->backed &= ~units;
+	segment->zero |= units;
+}
+
+bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
+{
+	bool all_zero = true;
+
+	for_units(heap, off, len, set_taken, &all_zero);
+	return all_zero;
+}
+
+/* Let the file reach `end`. */
+static int extend(struct heap *heap, uint64_t end)
+{
+	uint64_t old = heap->store.size;
+	uint64_t step = min_u64(round_up(old / GROWTH_SHARE, UNIT_SIZE), GROWTH_MAX);
+	uint64_t least = round_up(end, UNIT_SIZE);
+	uint64_t want = max_u64(least, min_u64(old + step, heap->store.max_size));
+	int r;
+
+	if (least > heap->store.max_size)
+		return -EFBIG;
+	r = descriptors_cover(heap, segment_of_unit((want - 1) >> UNIT_SHIFT) + 1);
+	if (r)
+		return r;
+	r = store_extend(&heap->store, want);
+	if (r && want > least) {
+		want = least;
+		r = store_extend(&heap->store, want);
+	}
+	if (!r)
+		for_units(heap, old, want - old, set_fresh, NULL);
+	return r;
+}
+
+/* Back the units of [off, off + len) of which this is not known, in as few calls as there are gaps. */
+static int back_unknown(struct heap *heap, uint64_t off, uint64_t len)
+{
+	uint64_t end = round_up(off + len, UNIT_SIZE);
+
+	for (off = round_down(off, UNIT_SIZE); off < end;) {
+		uint64_t from, to;
+		int r;
+
+		for (from = off; from < end; from += UNIT_SIZE) {
+			uint64_t unit = from >> UNIT_SHIFT;
+
+			if (!(heap->segments[segment_of_unit(unit)].backed >> index_in_segment(unit) & 1))
+				break;
+		}
+		for (to = from; to < end; to += UNIT_SIZE) {
+			uint64_t unit = to >> UNIT_SHIFT;
+
+			if (heap->segments[segment_of_unit(unit)].backed >> index_in_segment(unit) & 1)
+				break;
+		}
+		if (from < to) {
+			r = store_back(&heap->store, from, to - from);
+			if (r)
+				return r;
+			for_units(heap, from, to - from, set_backed, NULL);
+		}
+		off = to;
+	}
+	return 0;
+}
+
+int backing_ensure(struct heap *heap, uint64_t off, uint64_t len)
+{
+	int r = descriptors_cover(heap, segment_of_unit((off + len - 1) >> UNIT_SHIFT) + 1);
+
+	if (!r && off + len > heap->store.size)
+		r = extend(heap, off + len);
+	return r ? r : back_unknown(heap, off, len);
+}
+
+/* Free units of the segment of which this process knows that they are free, below the file's end. */
+static uint64_t known_free(const struct heap *heap, uint64_t segment_no)
+{
+	switch (segment_state(heap, segment_no)) {
+	case SEG_FREE:
+		return ~UINT64_C(0);
+	case SEG_EXAMINED:
+		return heap->segments[segment_no].free_units;
+	default:
+		return 0;
+	}
+}
+
+void backing_punch_free(struct heap *heap, uint64_t min_len)
+{
+	uint64_t end = heap->store.size >> UNIT_SHIFT;
+	uint64_t from = 0;
+
+	for (uint64_t unit = SEGMENT_UNITS; unit <= end; unit++) {
+		const struct segment *segment = &heap->segments[segment_of_unit(unit)];
+		bool can_go = unit < end && known_free(heap, segment_of_unit(unit)) &
+		                                segment->backed & UINT64_C(1) << index_in_segment(unit);
+
+		if (can_go && !from)
+			from = unit;
+		if (can_go || !from)
+			continue;
+		if ((unit - from) << UNIT_SHIFT >= min_len) {
+			if (store_punch(&heap->store, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT))
+				return; /* the file system can't: blocks stay, which is no error */
+			for_units(heap, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT, set_punched, NULL);
+		}
+		from = 0;
+	}
+}
+
+uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)
+{
+	uint64_t start = segment_no << SEGMENT_SHIFT;
+	const uint64_t *word = directory_word(heap, segment_no);
+	const uint64_t *units;
+	unsigned kind = word ? directory_kind(heap, segment_no) : SEGMENT_FREE;
+	uint64_t end;
+
+	if (kind == SEGMENT_HUGE)
+		return start + huge_word_pages(truth_load(word)) * LENGTH_PAGE;
+	if (kind == SEGMENT_DIRECTORY)
+		return start + SEGMENT_SIZE;
+	if (kind != SEGMENT_METADATA)
+		return 0;
+	end = metadata_off(segment_no) + UNIT_SIZE;
+	if (end > heap->store.size)
+		return end;
+	units = unit_words(heap, segment_no);
+	for (unsigned u = metadata_unit(segment_no) + 1; u < SEGMENT_UNITS; u++) {
+		uint64_t unit_word = truth_load(&units[u]);
+		uint64_t n = unit_word_units(unit_word);
+
+		if (n)
+			end = max_u64(end, start + ((u + n) << UNIT_SHIFT));
+	}
+	return end;
+}
+
+void backing_trim(struct heap *heap)
+{
+	uint64_t last, end;
+
+	directory_shrink(heap);
+	last = directory_last(heap);
+	while (last > 0 && segment_state(heap, last) == SEG_INTERIOR)
+		last--;
+	if (segment_state(heap, last) == SEG_DAMAGED)
+		return;
+	end = max_u64(round_up(backing_used_end(heap, last), UNIT_SIZE), HEAP_MIN_SIZE);
+	if (end < heap->store.size && store_truncate(&heap->store, end) == 0) {
+		uint64_t first = segment_of_unit(end >> UNIT_SHIFT);
+
+		for (uint64_t s = first; s < heap->covered; s++) {
+			uint64_t keep = s == first ? low_mask(index_in_segment(end >> UNIT_SHIFT)) : 0;
+
+			heap->segments[s].backed &= keep;
+			heap->segments[s].zero &= keep;
+		}
+	}
+}
+
+int backing_restore(struct heap *heap)
+{
+	uint64_t last = directory_last(heap);
+	int r = backing_ensure(heap, 0, HEAP_MIN_SIZE);
+
+	directory_scan(heap);
+	for (uint64_t s = 0; !r && s <= last; s++) {
+		uint64_t start = s << SEGMENT_SHIFT;
+
+		switch (segment_state(heap, s)) {
+		case SEG_HUGE:
+			r = backing_ensure(heap, start, backing_used_end(heap, s) - start);
+			break;
+		case SEG_DIRECTORY:
+			r = backing_ensure(heap, start, SEGMENT_SIZE);
+			break;
+		case SEG_METADATA:
+			r = backing_ensure(heap, metadata_off(s), UNIT_SIZE);
+			if (r)
+				break;
+			segment_examine(heap, s);
+			/* fall through */
+		case SEG_EXAMINED: {
+			uint64_t used = ~heap->segments[s].free_units;
+
+			if (s == 0)
+				used &= ~UINT64_C(3); /* the header and its metadata: done above */
+			for (unsigned u = 0; !r && u < SEGMENT_UNITS; u++)
+				if (used >> u & 1)
+					r = backing_ensure(heap, start + ((uint64_t)u << UNIT_SHIFT), UNIT_SIZE);
+			break;
+		}
+		default:
+			break;
+		}
+	}
+	if (!r)
+		return 0;
+	return fail(-r, "the file has holes where the heap uses it (a sparse copy?); backing them:");
+}

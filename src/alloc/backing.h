@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Blocks behind units: nothing is handed out before a store into it can no longer fail. All functions need
+ * heap->lock.
+ */
+#ifndef FM_ALLOC_BACKING_H
+#define FM_ALLOC_BACKING_H
+
+#include "heap.h"
+
+/* Let the file reach [off, off + len) and back all of it. 0 or -errno. Grows the file by steps that rise
+ * with its size, less if that much is not there. Descriptors are made accessible as far as needed. */
+int backing_ensure(struct heap *heap, uint64_t off, uint64_t len);
+
+/* The units of [off, off + len) are handed out. True if all of them read as zero. */
+bool backing_take(struct heap *heap, uint64_t off, uint64_t len);
+
+/* Give the blocks of free units back; less than `min_len` bytes together are kept. */
+void backing_punch_free(struct heap *heap, uint64_t min_len);
+
+/* Cut the file behind the last unit in use. */
+void backing_trim(struct heap *heap);
+
+/* End of the last used unit of segment `segment_no` (which is in use), as offset; 0 if it is damaged. */
+uint64_t backing_used_end(struct heap *heap, uint64_t segment_no);
+
+/* Back all that the truth says is used: of a file that has moved or lost blocks. 0, or -1 after fail(). */
+int backing_restore(struct heap *heap);
+
+#endif

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Directory invariants
+ *   D1  a word of a segment above last_segment is 0
+ *   D2  the directory reaches at least one segment beyond those in use: so a segment for the next
+ *       extent can always be had
+ *   D3  an extent's own word is in the header's words or in an extent before it
+ */
+#include "directory.h"
+
+#include "../base/status.h"
+#include "backing.h"
+#include "segment.h"
+
+#include <errno.h>
+
+uint64_t directory_reach(const struct heap *heap)
+{
+	uint64_t reach = DIRECTORY_INLINE_WORDS;
+
+	for (unsigned i = 0; i < DIRECTORY_EXTENTS && heap->directory_segment[i]; i++)
+		reach += DIRECTORY_EXTENT_WORDS;
+	return reach;
+}
+
+uint64_t *directory_word(const struct heap *heap, uint64_t segment_no)
+{
+	uint64_t extent, index;
+
+	if (segment_no < DIRECTORY_INLINE_WORDS)
+		return (uint64_t *)(void *)(heap->store.base + DIRECTORY_OFF) + segment_no;
+	extent = (segment_no - DIRECTORY_INLINE_WORDS) / DIRECTORY_EXTENT_WORDS;
+	index = (segment_no - DIRECTORY_INLINE_WORDS) % DIRECTORY_EXTENT_WORDS;
+	if (extent >= DIRECTORY_EXTENTS || !heap->directory_segment[extent])
+		return NULL;
+	return (uint64_t *)(void *)(heap->store.base + (heap->directory_segment[extent] << SEGMENT_SHIFT)) +
+	       index;
+}
+
+unsigned directory_kind(const struct heap *heap, uint64_t segment_no)
+{
+	const uint64_t *word = directory_word(heap, segment_no);
+
+	if (segment_no == 0)
+		return SEGMENT_METADATA;
+	return word ? segment_word_kind(truth_load(word)) : SEGMENT_FREE;
+}
+
+int directory_open(struct heap *heap)
+{
+	const struct truth_page_rec *truth = store_truth(&heap->store);
+	uint64_t segments = (heap->store.size + SEGMENT_SIZE - 1) >> SEGMENT_SHIFT;
+	uint64_t last = directory_last(heap);
+
+	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++) {
+		uint64_t segment_no = truth_load(&truth->directory_extent[i]);
+
+		if (segment_no == 0)
+			break;
+		if (segment_no > last || segment_no >= segments || segment_no >= directory_reach(heap) ||
+		    ((segment_no + 1) << SEGMENT_SHIFT) > heap->store.size)
+			return fail(EBADMSG, "extent %u of the heap's directory is damaged", i);
+		if (directory_kind(heap, segment_no) != SEGMENT_DIRECTORY) {
+			/* after a power cut the page that names the extent may be the newer one */
+			if (!heap->store.is_unclean)
+				return fail(EBADMSG, "extent %u of the heap's directory is damaged", i);
+			truth_store(directory_word(heap, segment_no), SEGMENT_DIRECTORY);
+		}
+		heap->directory_segment[i] = segment_no;
+	}
+	if (last >= directory_reach(heap) || last >= heap->segments_max)
+		return fail(EBADMSG, "the heap's directory is damaged: last segment %llu",
+		            (unsigned long long)last);
+	return 0;
+}
+
+static bool is_named_extent(const struct heap *heap, uint64_t segment_no)
+{
+	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++)
+		if (heap->directory_segment[i] == segment_no)
+			return segment_no != 0;
+	return false;
+}
+
+void directory_scan(struct heap *heap)
+{
+	uint64_t last = directory_last(heap);
+	uint64_t covered = 0; /* segments below are parts of the huge object seen last */
+
+	if (heap->is_scanned)
+		return;
+	heap->is_scanned = true;
+	heap->free_hint = 1;
+	for (uint64_t s = 0; s <= last && s < heap->covered; s++) {
+		struct segment *segment = &heap->segments[s];
+		uint64_t word = truth_load(directory_word(heap, s));
+		uint64_t pages = huge_word_pages(word);
+		unsigned kind = directory_kind(heap, s);
+
+		if (s < covered && kind != SEGMENT_INTERIOR) {
+			segment->state = SEG_DAMAGED;
+			continue;
+		}
+		switch (kind) {
+		case SEGMENT_FREE:
+			segment->state = SEG_FREE;
+			break;
+		case SEGMENT_INTERIOR:
+			segment->state = s < covered ? SEG_INTERIOR : SEG_FREE;
+			break;
+		case SEGMENT_METADATA:
+			if (segment->state != SEG_EXAMINED)
+				segment->state = metadata_off(s) + UNIT_SIZE <= heap->store.size ? SEG_METADATA
+				                                                                 : SEG_DAMAGED;
+			break;
+		case SEGMENT_DIRECTORY:
+			segment->state = is_named_extent(heap, s) ? SEG_DIRECTORY : SEG_FREE;
+			break;
+		case SEGMENT_HUGE:
+			if (pages == 0 || pages > heap->store.size / LENGTH_PAGE ||
+			    (s << SEGMENT_SHIFT) + pages * LENGTH_PAGE > heap->store.size) {
+				segment->state = SEG_DAMAGED;
+				break;
+			}
+			segment->state = SEG_HUGE;
+			covered = s + huge_segments(pages);
+			huge_describe(heap, s, pages);
+			break;
+		default:
+			segment->state = SEG_DAMAGED;
+		}
+	}
+}
+
+enum segment_state segment_state(const struct heap *heap, uint64_t segment_no)
+{
+	if (segment_no > directory_last(heap) || segment_no >= heap->covered)
+		return SEG_FREE;
+	return heap->segments[segment_no].state;
+}
+
+/* First of `n` consecutive free segments at or above `from`, among all that the reservation has. */
+static uint64_t find_free(const struct heap *heap, uint64_t from, uint64_t n)
+{
+	uint64_t last = directory_last(heap);
+	uint64_t have = 0;
+
+	if (n > heap->segments_max)
+		return 0;
+	for (uint64_t s = from; s < heap->segments_max; s++) {
+		if (s > last) {
+			/* all free from here on */
+			uint64_t first = s - have;
+
+			return first + n <= heap->segments_max ? first : 0;
+		}
+		have = segment_state(heap, s) == SEG_FREE ? have + 1 : 0;
+		if (have == n)
+			return s - n + 1;
+	}
+	return 0;
+}
+
+void directory_reach_to(struct heap *heap, uint64_t last)
+{
+	if (last > directory_last(heap))
+		truth_store(&store_truth(&heap->store)->last_segment, last);
+}
+
+/* Put the next extent of the directory into the first free segment. 0 or -errno. */
+static int add_extent(struct heap *heap)
+{
+	uint64_t segment_no = find_free(heap, heap->free_hint, 1);
+	uint64_t off = segment_no << SEGMENT_SHIFT;
+	unsigned i = 0;
+	int r;
+
+	while (i < DIRECTORY_EXTENTS && heap->directory_segment[i])
+		i++;
+	if (i == DIRECTORY_EXTENTS || segment_no == 0 || segment_no >= directory_reach(heap))
+		return -EFBIG;
+	r = backing_ensure(heap, off, SEGMENT_SIZE);
+	if (r)
+		return r;
+	if (!backing_take(heap, off, SEGMENT_SIZE))
+		truth_clear_words((uint64_t *)(void *)(heap->store.base + off), DIRECTORY_EXTENT_WORDS);
+	directory_reach_to(heap, segment_no);
+	truth_store(directory_word(heap, segment_no), SEGMENT_DIRECTORY);
+	/* the extent counts, and its segment is not free, from here on */
+	truth_store(&store_truth(&heap->store)->directory_extent[i], segment_no);
+	heap->segments[segment_no].state = SEG_DIRECTORY;
+	heap->directory_segment[i] = segment_no;
+	return 0;
+}
+
+uint64_t directory_find(struct heap *heap, uint64_t n)
+{
+	directory_scan(heap);
+	while (heap->free_hint <= directory_last(heap) &&
+	       segment_state(heap, heap->free_hint) != SEG_FREE)
+		heap->free_hint++;
+	for (;;) {
+		uint64_t first = find_free(heap, heap->free_hint, n);
+
+		if (first == 0 || first + n < directory_reach(heap))
+			return first;
+		if (add_extent(heap))
+			return 0;
+	}
+}
+
+void directory_shrink(struct heap *heap)
+{
+	uint64_t last = directory_last(heap);
+
+	directory_scan(heap);
+	while (last > 0 && segment_state(heap, last) == SEG_FREE) {
+		/* D1: an interior or directory word that did not count must not begin to */
+		if (truth_load(directory_word(heap, last)))
+			truth_store(directory_word(heap, last), SEGMENT_FREE);
+		last--;
+	}
+	if (last < directory_last(heap))
+		truth_store(&store_truth(&heap->store)->last_segment, last);
+}
+
+int descriptors_cover(struct heap *heap, uint64_t n)
+{
+	/* doubled, so that the kernel is asked a few times in a heap's life */
+	uint64_t want = min_u64(max_u64(max_u64(n, 16), heap->covered * 2), heap->segments_max);
+	uint64_t page = os->page_size();
+	int r;
+
+	if (n <= heap->covered)
+		return 0;
+	if (n > heap->segments_max)
+		return -EFBIG;
+	r = os->protect(heap->units, round_up(want * SEGMENT_UNITS * sizeof(struct unit), page), true, true);
+	if (!r)
+		r = os->protect(heap->segments, round_up(want * sizeof(struct segment), page), true, true);
+	if (!r)
+		heap->covered = want;
+	return r;
+}

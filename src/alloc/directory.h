@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The directory: one word for each segment. All functions need heap->lock unless said otherwise.
+ */
+#ifndef FM_ALLOC_DIRECTORY_H
+#define FM_ALLOC_DIRECTORY_H
+
+#include "heap.h"
+
+/* Validate where the directory lies. 0, or -1 after fail(). At opening. */
+int directory_open(struct heap *heap);
+
+/* Address of segment `segment_no`'s word, or NULL if the directory does not reach so far. */
+uint64_t *directory_word(const struct heap *heap, uint64_t segment_no);
+
+/* Segments whose words exist. */
+uint64_t directory_reach(const struct heap *heap);
+
+static inline uint64_t directory_last(const struct heap *heap)
+{
+	return truth_load(&store_truth(&heap->store)->last_segment);
+}
+
+/* Kind of a segment by its own word; segment 0 has metadata whatever its word says. */
+unsigned directory_kind(const struct heap *heap, uint64_t segment_no);
+
+/* Read all words once and set every segment's state. Costs 8 bytes read for each segment. */
+void directory_scan(struct heap *heap);
+
+/* State of a segment, after a scan. */
+enum segment_state segment_state(const struct heap *heap, uint64_t segment_no);
+
+/* `n` consecutive free segments for whose words there is room: the first of them, or 0 (ENOMEM). Extends
+ * the directory if need be. Changes nothing that counts but that. */
+uint64_t directory_find(struct heap *heap, uint64_t n);
+
+/* Make [first, first + n) count as segments that were used: before any of their words is stored. */
+void directory_reach_to(struct heap *heap, uint64_t last);
+
+/* Forget free segments at the end. */
+void directory_shrink(struct heap *heap);
+
+/* Make the descriptors of segments below `n` accessible. 0 or -errno. */
+int descriptors_cover(struct heap *heap, uint64_t n);
+
+#endif

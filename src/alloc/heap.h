@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The heap in process memory. All of it is derived from the file (docs/format.md) and dies with the process.
+ *
+ * Words
+ *   truth       what the file says about which objects exist (store/format.h)
+ *   slab        one or more units cut into slots of one size
+ *   run, huge   a large object of units; of whole segments
+ *   window      the free slots of one live word that a thread is handing out
+ *   summary     of a slab: which of its words have free slots outside a window
+ *   owner       the thread cache that may change a slab's live words; OWNER_NONE: whoever holds the lock
+ *   examined    a segment whose metadata was validated and copied to descriptors; done when first needed
+ *   backed      a unit for which this process knows that a store can't fail for lack of space
+ *
+ * Who may touch what
+ *   live words, summary, empty, lists of an owned slab   its owner
+ *   the same of an unowned slab, everything else         the holder of heap->lock
+ *   remote words, pending, queued, inbox                 anybody, atomically (owner.h)
+ */
+#ifndef FM_ALLOC_HEAP_H
+#define FM_ALLOC_HEAP_H
+
+#include "../../include/fmalloc.h"
+#include "../base/atomics.h"
+#include "../store/store.h"
+#include "../store/truth.h"
+#include "classes.h"
+
+#include <pthread.h>
+
+#define OWNER_NONE UINT64_C(1) /* 0 is what a child finds where its parent's caches were wiped */
+
+enum unit_state {
+	UNIT_UNKNOWN = 0, /* its segment is not examined */
+	UNIT_IS_FREE,
+	UNIT_IS_META,     /* header or metadata */
+	UNIT_IS_SLAB,
+	UNIT_IS_RUN,
+	UNIT_IS_HUGE,     /* unit 0 of a huge object's first segment */
+};
+
+/* Descriptor of a unit. For the units of a slab or run behind the first only `back` counts. */
+struct unit {
+	/* what freeing reads */
+	_Alignas(64) uint64_t owner; /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
+	uint64_t *pairs;     /* the unit's 64 pairs of live and remote words in the file */
+	uint64_t reciprocal; /* ceil(2^40 / slot_size): slot number by multiplication */
+	uint32_t slot_size;  /* bytes */
+	uint16_t slots;
+	uint8_t class_no;    /* or NO_CLASS: frees only */
+	uint8_t back;        /* units back to the first one of the slab or run */
+	uint64_t summary;
+	uint64_t empty;      /* words without a live slot outside a window; all set: the slab is free */
+	uint8_t colour;      /* place of pair 0 */
+	uint8_t words;       /* live words in use */
+	uint8_t state;       /* enum unit_state */
+	uint8_t units;       /* of a slab or run */
+	uint8_t is_listed;   /* in a partial or unowned list, or current in a window */
+	uint8_t unused[3];
+	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
+	/* the rest */
+	uint64_t pending;    /* atomic: words in which another thread freed something */
+	struct unit *inbox_next;
+	struct unit *next, *prev;             /* partial list of the owner, or unowned list of the heap */
+	struct unit *owned_next, *owned_prev; /* all slabs of the owner */
+	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */
+};
+
+static_assert(sizeof(struct unit) == 128, "descriptors are found by a shift");
+
+enum segment_state {
+	SEG_UNKNOWN = 0,
+	SEG_FREE,
+	SEG_METADATA, /* not examined yet */
+	SEG_EXAMINED,
+	SEG_HUGE,
+	SEG_INTERIOR,
+	SEG_DIRECTORY,
+	SEG_DAMAGED,  /* says something impossible: nothing is allocated or freed in it */
+};
+
+struct segment {
+	uint64_t free_units; /* one bit a unit */
+	uint64_t backed;
+	uint64_t zero;       /* units that this process added to the file and never handed out */
+	uint32_t next, prev; /* in the bucket of its longest free run; segment number + 1, 0: none */
+	uint8_t state;       /* enum segment_state */
+	uint8_t bucket;      /* longest free run, 0: in no bucket */
+	uint8_t unused[6];
+};
+
+struct tcache;
+
+struct heap {
+	struct fm_info pub;         /* first: a `fm_heap *` is a `struct heap *` */
+	uint32_t slot;              /* in the registry */
+	uint32_t is_open;           /* atomic */
+	uint64_t serial;            /* order of opening in this process */
+	uint32_t disable;           /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
+	bool read_only;
+	bool is_scanned;            /* directory_scan() was done */
+	bool rests;                 /* atomic: marked clean at exit; the next call marks it dirty again */
+	const uint64_t *alive;      /* 1 in the process that opened it, 0 in its children */
+	struct store store;
+	struct unit *units;         /* one for each unit of the reservation; accessible up to `covered` */
+	struct segment *segments;
+	uint64_t covered;           /* segments whose descriptors are accessible */
+	uint64_t segments_max;      /* segments in the reservation */
+	uint64_t directory_segment[DIRECTORY_EXTENTS]; /* validated copies of truth; 0: none */
+	uint64_t free_hint;         /* no free segment below */
+	uint64_t examine_cursor;    /* next segment to look at before the file grows */
+	pthread_mutex_t lock;
+	pthread_mutex_t roots_lock; /* taken before `lock` */
+	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
+	uint64_t buckets_used;      /* which of them (1..63) are not empty */
+	struct unit *unowned[CLASSES]; /* slabs without owner that have free slots */
+	struct tcache *caches;      /* of all threads */
+};
+
+static inline struct heap *heap_of_handle(const fm_heap *handle)
+{
+	return (struct heap *)(uintptr_t)handle;
+}
+
+static inline uint64_t unit_no_of(const struct heap *heap, const struct unit *unit)
+{
+	return (uint64_t)(unit - heap->units);
+}
+
+static inline uint64_t segment_of_unit(uint64_t unit_no)
+{
+	return unit_no >> (SEGMENT_SHIFT - UNIT_SHIFT);
+}
+
+static inline unsigned index_in_segment(uint64_t unit_no)
+{
+	return (unsigned)(unit_no & (SEGMENT_UNITS - 1));
+}
+
+static inline uint8_t *unit_address(const struct heap *heap, const struct unit *unit)
+{
+	return heap->store.base + (unit_no_of(heap, unit) << UNIT_SHIFT);
+}
+
+static inline uint64_t *unit_words(const struct heap *heap, uint64_t segment_no)
+{
+	return (uint64_t *)(void *)(heap->store.base + metadata_off(segment_no));
+}
+
+static inline uint64_t heap_size(const struct heap *heap)
+{
+	return load_acquire(&heap->store.size);
+}
+
+void heap_lock(struct heap *heap);
+void heap_unlock(struct heap *heap);
+
+/* ---- heap.c: opening and closing. 0, or -1 after fail(). */
+int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive);
+int heap_close(struct heap *heap);
+
+/* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). */
+int heap_rest(struct heap *heap);
+
+/* Called by every path that is about to change truth of a heap that rests. */
+int heap_wake(struct heap *heap);
+
+/* May the caller use the heap? 0, or -1: it is not open, or this process is a child of its opener.
+ * `kind` gets the misuse then. */
+int heap_is_usable(const struct heap *heap, enum fm_misuse_kind *kind);
+
+#endif

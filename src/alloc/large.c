@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "large.h"
+
+#include "../base/status.h"
+#include "backing.h"
+#include "directory.h"
+#include "segment.h"
+
+#include <errno.h>
+
+static uint64_t pages_for(size_t size)
+{
+	return size ? (size + LENGTH_PAGE - 1) / LENGTH_PAGE : 1;
+}
+
+static uint64_t units_for(uint64_t pages)
+{
+	return (pages + UNIT_PAGES - 1) / UNIT_PAGES;
+}
+
+/* ---------------------------------------------------------------- runs */
+
+static uint64_t *head_word(const struct heap *heap, uint64_t unit_no)
+{
+	return unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
+}
+
+static void set_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned to)
+{
+	for (unsigned i = from; i < to; i++) {
+		heap->units[unit_no + i].back = (uint8_t)i;
+		heap->units[unit_no + i].state = UNIT_IS_RUN;
+		truth_store(head_word(heap, unit_no) + i, UNIT_INTERIOR);
+	}
+}
+
+static uint64_t run_alloc(struct heap *heap, uint64_t pages, size_t alignment)
+{
+	unsigned n = (unsigned)units_for(pages);
+	uint64_t unit_no = units_take(heap, n, (unsigned)max_u64(alignment >> UNIT_SHIFT, 1));
+	struct unit *unit = &heap->units[unit_no];
+
+	if (unit_no == 0)
+		return 0;
+	unit->state = UNIT_IS_RUN;
+	unit->units = (uint8_t)n;
+	unit->pages = pages;
+	set_interiors(heap, unit_no, 1, n);
+	truth_store(head_word(heap, unit_no), run_word(pages));
+	return unit_no << UNIT_SHIFT;
+}
+
+static bool run_resize(struct heap *heap, struct unit *unit, uint64_t pages)
+{
+	uint64_t unit_no = unit_no_of(heap, unit);
+	uint64_t n = units_for(pages);
+	unsigned old = unit->units;
+
+	if (n > RUN_MAX_UNITS)
+		return false;
+	if (n > old) {
+		if (!units_take_at(heap, unit_no + old, (unsigned)n - old))
+			return false;
+		backing_take(heap, (unit_no + old) << UNIT_SHIFT, (n - old) << UNIT_SHIFT);
+		set_interiors(heap, unit_no, old, (unsigned)n);
+	}
+	truth_store(head_word(heap, unit_no), run_word(pages));
+	unit->pages = pages;
+	unit->units = (uint8_t)n;
+	if (n < old)
+		units_release(heap, unit_no + n, old - (unsigned)n);
+	return true;
+}
+
+/* ---------------------------------------------------------------- huge objects */
+
+static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
+{
+	uint64_t n = huge_segments(pages);
+	uint64_t first = directory_find(heap, n);
+	uint64_t off = first << SEGMENT_SHIFT;
+	int r;
+
+	if (first == 0)
+		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
+	r = backing_ensure(heap, off, pages * LENGTH_PAGE);
+	if (!r)
+		r = descriptors_cover(heap, first + n);
+	if (r)
+		return fail(ENOMEM, "the heap can't grow beyond %llu bytes:",
+		            (unsigned long long)heap->store.size), 0;
+	directory_reach_to(heap, first + n - 1);
+	for (uint64_t s = first + 1; s < first + n; s++) {
+		heap->segments[s].state = SEG_INTERIOR;
+		truth_store(directory_word(heap, s), SEGMENT_INTERIOR);
+	}
+	heap->segments[first].state = SEG_HUGE;
+	huge_describe(heap, first, pages);
+	truth_store(directory_word(heap, first), huge_word(pages));
+	return off;
+}
+
+static void release_segments(struct heap *heap, uint64_t first, uint64_t n)
+{
+	for (uint64_t s = first; s < first + n; s++) {
+		heap->segments[s].state = SEG_FREE;
+		heap->segments[s].free_units = 0;
+		heap->units[s * SEGMENT_UNITS].state = UNIT_UNKNOWN;
+	}
+	heap->free_hint = min_u64(heap->free_hint, first);
+}
+
+static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
+{
+	uint64_t first = segment_of_unit(unit_no_of(heap, unit));
+	uint64_t off = first << SEGMENT_SHIFT;
+	uint64_t old = huge_segments(unit->pages);
+	uint64_t n = huge_segments(pages);
+
+	if (pages > unit->pages) {
+		uint64_t from = off + unit->pages * LENGTH_PAGE;
+
+		if (first + n > heap->segments_max || first + n >= directory_reach(heap))
+			return false;
+		for (uint64_t s = first + old; s < first + n; s++)
+			if (segment_state(heap, s) != SEG_FREE)
+				return false;
+		if (backing_ensure(heap, from, off + pages * LENGTH_PAGE - from) ||
+		    descriptors_cover(heap, first + n))
+			return false;
+		backing_take(heap, from, off + pages * LENGTH_PAGE - from);
+		directory_reach_to(heap, first + n - 1);
+		for (uint64_t s = first + old; s < first + n; s++) {
+			heap->segments[s].state = SEG_INTERIOR;
+			truth_store(directory_word(heap, s), SEGMENT_INTERIOR);
+		}
+	}
+	truth_store(directory_word(heap, first), huge_word(pages));
+	unit->pages = pages;
+	if (n < old)
+		release_segments(heap, first + n, old - n);
+	return true;
+}
+
+/* ---------------------------------------------------------------- both */
+
+void *large_alloc(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
+{
+	uint64_t pages = pages_for(size);
+	uint64_t off;
+
+	if (size > heap->store.reserved)
+		return fail(ENOMEM, "%zu bytes are more than the heap has address space for", size), NULL;
+	if (units_for(pages) > RUN_MAX_UNITS || alignment >= SEGMENT_SIZE)
+		off = huge_alloc(heap, pages);
+	else
+		off = run_alloc(heap, pages, alignment);
+	if (off == 0)
+		return NULL;
+	*is_zero = backing_take(heap, off, pages * LENGTH_PAGE);
+	return heap->store.base + off;
+}
+
+bool large_free(struct heap *heap, struct unit *unit)
+{
+	uint64_t unit_no = unit_no_of(heap, unit);
+	uint64_t segment_no = segment_of_unit(unit_no);
+
+	if (unit->state == UNIT_IS_RUN) {
+		if (!truth_replace(head_word(heap, unit_no), run_word(unit->pages), UNIT_FREE))
+			return false;
+		units_release(heap, unit_no, unit->units);
+		return true;
+	}
+	if (!truth_replace(directory_word(heap, segment_no), huge_word(unit->pages), SEGMENT_FREE))
+		return false;
+	release_segments(heap, segment_no, huge_segments(unit->pages));
+	return true;
+}
+
+bool large_resize(struct heap *heap, struct unit *unit, size_t size)
+{
+	uint64_t pages = pages_for(size);
+
+	if (size > heap->store.reserved)
+		return false;
+	return unit->state == UNIT_IS_RUN ? run_resize(heap, unit, pages) : huge_resize(heap, unit, pages);
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Threads: what each caches of each heap, who owns which slab, and how a thread frees what it doesn't own.
+ *
+ * A thread cache (tcache) belongs to one thread and one heap. Its id is its address and, in the 16 highest
+ * bits, the generation of its inbox. An id is the owner of slabs from adoption until the cache leaves the
+ * heap. Caches lie in memory that a fork wipes: the child finds id 0, which owns nothing, and so reaches the
+ * slow path, which refuses.
+ *
+ * Freeing by another thread, in this order, all sequentially consistent:
+ *   F1  set the slot's bit in the remote word
+ *   F2  set the word's bit in slab->pending; if it was set, whoever set it does the rest
+ *   F3  set slab->queued; if it was set, the slab is in its owner's inbox or about to be
+ *   F4  load slab->owner
+ *   F5  an id: push the slab to the owner's inbox, which succeeds only while the inbox has the id's generation;
+ *       else back to F4.  OWNER_NONE: take the lock; still unowned: settle the slab.
+ * The owner's inbox:
+ *   I1  take the whole list;  for each slab: I2  clear queued;  I3  take pending;  I4  harvest those words
+ * Leaving, with the lock held:
+ *   L1  store OWNER_NONE in each owned slab;  L2  close the inbox (next generation), clear queued of what it
+ *       held;  L3  harvest each slab wholly and settle it
+ * Adopting, with the lock held:
+ *   A1  store the owner;  A2  take pending;  A3  harvest wholly
+ *
+ * Why no free is lost: F1 before F4 and L1/A1 before L3/A3 are Dekker pairs: either the leaving or adopting
+ * thread sees the remote bit, or the freeing thread sees the new owner. F2 seen set means that its setter has
+ * not passed I3, since I3 clears it before I4 reads the remote word. F3 seen set means that I2 is to come, and
+ * I3 after it. A kill at any step leaves remote bits in the file, which the next process harvests.
+ */
+#ifndef FM_ALLOC_OWNER_H
+#define FM_ALLOC_OWNER_H
+
+#include "slab.h"
+
+#define HEAPS_MAX 1024u
+
+struct window {
+	uint64_t avail; /* slots of the word that are free and in nobody's hands */
+	uint64_t *live; /* the live word */
+	uint8_t *base;  /* address of the word's first slot */
+	uint32_t slot_size;
+	uint32_t word;  /* its number in the slab */
+};
+
+struct thread;
+
+struct tcache {
+	uint64_t id;           /* 0: of no heap, or in a forked child */
+	struct heap *heap;
+	uint8_t *base;         /* of the heap */
+	uint64_t size;         /* the heap's size when last looked at; it only grows while the cache is in use */
+	struct unit *units;
+	struct window window[CLASSES];
+	struct unit *current[CLASSES]; /* the window's slab */
+	struct unit *partial[CLASSES]; /* owned slabs with free slots outside the window */
+	struct unit *spare[CLASSES];   /* an empty one among them that is kept */
+	struct unit *owned;            /* all of them */
+	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */
+	struct tcache *heap_next, *heap_prev; /* heap->caches */
+	struct thread *thread;
+	struct tcache *pool_next;
+};
+
+struct thread {
+	struct tcache *target;         /* of the heap that fmalloc works on; NULL: see target_cache() */
+	struct heap *target_heap;      /* set by the program, or NULL: the first opened one */
+	struct thread *pool_next;
+	struct tcache *cache[HEAPS_MAX]; /* by heap slot */
+};
+
+/* The calling thread's state; never NULL. */
+extern __thread struct thread *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* The calling thread's state for changing, made if need be; NULL if there is no memory, or the thread is
+ * leaving. */
+struct thread *thread_attach(void);
+
+/* Its cache of `heap`, made if need be; NULL as above. The heap must be usable. */
+struct tcache *tcache_attach(struct heap *heap);
+
+/* The cache gives up its slabs. Needs heap->lock. */
+void tcache_leave(struct tcache *tcache);
+
+/* All caches of the heap do; at closing, when no other thread may use it. Needs heap->lock. */
+void tcache_leave_all(struct heap *heap);
+
+/* Take the slot behind the fast path: the next word of the slab, a partial slab, an adopted or a new one.
+ * NULL with errno ENOMEM. */
+void *tcache_refill(struct tcache *tcache, unsigned class_no);
+
+/* Behind the fast path of freeing an own slot in a word that is in no window: list the slab if it was
+ * full, release it if it is empty. */
+void tcache_slot_freed(struct tcache *tcache, struct unit *slab);
+
+/* Free slot `slot` of a slab that the caller does not own: F1..F5. 0, or -1 if it is not allocated. */
+int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot);
+
+#endif

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Segments with metadata: validating them, and the free units in them. All functions need heap->lock.
+ *
+ *   FREE --segment_create--> EXAMINED --last unit released--> FREE
+ *   METADATA (from an earlier process) --segment_examine--> EXAMINED or DAMAGED
+ */
+#ifndef FM_ALLOC_SEGMENT_H
+#define FM_ALLOC_SEGMENT_H
+
+#include "heap.h"
+
+/* Validate the metadata of segment `segment_no` (SEG_METADATA) and fill in its descriptors. */
+void segment_examine(struct heap *heap, uint64_t segment_no);
+
+/* Examine the segment in which `unit_no` lies, if that was not done yet. */
+void segment_resolve(struct heap *heap, uint64_t unit_no);
+
+/* Look into segments of earlier processes for free space, a bounded number of them. True if some was
+ * found. Before the file grows. */
+bool segment_examine_some(struct heap *heap);
+
+/* Take `n` consecutive units, the first at a multiple of `align_units` in its segment, backed. Their truth
+ * and descriptors are the caller's to set. Returns the first unit's number, or 0 and errno ENOMEM. */
+uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units);
+
+/* Take units [unit_no, unit_no + n) of one segment if all are free and can be backed. */
+bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n);
+
+/* The units are free by truth now: so they are here. */
+void units_release(struct heap *heap, uint64_t unit_no, unsigned n);
+
+/* Note in the directory which segments are full, for the next process. At closing. */
+void segment_note_full(struct heap *heap);
+
+/* Is `word` a valid head for unit `u` of a segment whose data units begin at `first`? */
+bool unit_word_is_valid(uint64_t word, unsigned u, unsigned first);
+
+/* Fill in the descriptor of a huge object. */
+void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages);
+
+#endif

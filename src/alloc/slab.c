@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "slab.h"
+
+#include "backing.h"
+#include "segment.h"
+
+uint64_t slab_harvest_word(struct unit *slab, unsigned w)
+{
+	uint64_t *pair = slab_pair(slab, w);
+	uint64_t live = truth_load(&pair[0]);
+	uint64_t freed = truth_load_acquire(&pair[1]); /* pairs with truth_set_bits in owner.c */
+
+	if (freed) {
+		live &= ~freed;
+		truth_store(&pair[0], live);
+		truth_clear_bits(&pair[1], freed);
+	}
+	return live;
+}
+
+void slab_harvest(struct unit *slab, uint64_t words, uint64_t but)
+{
+	for (; words; words &= words - 1) {
+		unsigned w = lowest_bit(words);
+		uint64_t bit = UINT64_C(1) << w;
+		uint64_t live = slab_harvest_word(slab, w);
+
+		if (but & bit)
+			continue;
+		if (~live & slab_word_mask(slab, w))
+			slab->summary |= bit;
+		if (!live)
+			slab->empty |= bit;
+	}
+}
+
+void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
+{
+	uint64_t segment_no = segment_of_unit(unit_no);
+	unsigned u = index_in_segment(unit_no);
+	struct unit *slab = &heap->units[unit_no];
+
+	slab->slot_size = slab_word_slot_size(word);
+	slab->units = (uint8_t)slab_word_units(word);
+	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);
+	slab->words = (uint8_t)((slab->slots + 63) / 64);
+	slab->reciprocal = ((UINT64_C(1) << RECIPROCAL_SHIFT) + slab->slot_size - 1) / slab->slot_size;
+	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
+	slab->pairs = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8);
+	slab->colour = (uint8_t)pair_colour(segment_no, u);
+	slab->summary = slab->empty = 0;
+	slab->is_listed = 0;
+	slab->back = 0;
+	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
+	store_relaxed(&slab->pending, 0);
+	slab->state = UNIT_IS_SLAB;
+	store_release(&slab->owner, OWNER_NONE); /* pairs with the acquire of a freeing thread */
+}
+
+struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
+{
+	const struct size_class *class = &size_classes[class_no];
+	uint64_t unit_no = units_take(heap, class->units, 1);
+	uint64_t word = slab_word(class->units, class->slot_size);
+	uint64_t *words;
+	struct unit *slab;
+
+	if (unit_no == 0)
+		return NULL;
+	backing_take(heap, unit_no << UNIT_SHIFT, (uint64_t)class->units << UNIT_SHIFT);
+	slab_describe(heap, unit_no, word);
+	slab = &heap->units[unit_no];
+	for (unsigned w = 0; w < slab->words; w++)
+		truth_clear_words(slab_pair(slab, w), 2);
+	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
+	for (unsigned i = 1; i < class->units; i++) {
+		slab[i].back = (uint8_t)i;
+		slab[i].state = UNIT_IS_SLAB;
+		truth_store(&words[i], UNIT_INTERIOR);
+	}
+	truth_store(&words[0], word);
+	slab->summary = slab->empty = slab_all_words(slab);
+	store_seq(&slab->owner, owner);
+	return slab;
+}
+
+void slab_release(struct heap *heap, struct unit *slab)
+{
+	uint64_t unit_no = unit_no_of(heap, slab);
+
+	truth_store(unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no), UNIT_FREE);
+	units_release(heap, unit_no, slab->units);
+}
+
+static void unowned_push(struct heap *heap, struct unit *slab)
+{
+	struct unit **head = &heap->unowned[slab->class_no];
+
+	slab->is_listed = 1;
+	slab->prev = NULL;
+	slab->next = *head;
+	if (*head)
+		(*head)->prev = slab;
+	*head = slab;
+}
+
+static void unowned_remove(struct heap *heap, struct unit *slab)
+{
+	if (slab->prev)
+		slab->prev->next = slab->next;
+	else
+		heap->unowned[slab->class_no] = slab->next;
+	if (slab->next)
+		slab->next->prev = slab->prev;
+	slab->next = slab->prev = NULL;
+	slab->is_listed = 0;
+}
+
+/* Harvest all of an unowned slab and count anew. In a read-only heap nothing is written, and all is left
+ * as if it were full. */
+static void count_anew(struct heap *heap, struct unit *slab)
+{
+	slab->summary = slab->empty = 0;
+	if (heap->read_only)
+		return;
+	exchange_seq(&slab->pending, UINT64_C(0));
+	slab_harvest(slab, slab_all_words(slab), 0);
+}
+
+void slab_settle(struct heap *heap, struct unit *slab)
+{
+	count_anew(heap, slab);
+	if (slab->empty == slab_all_words(slab)) {
+		if (slab->is_listed)
+			unowned_remove(heap, slab);
+		slab_release(heap, slab);
+	} else if (slab->summary && !slab->is_listed && slab->class_no != NO_CLASS) {
+		unowned_push(heap, slab);
+	}
+}
+
+struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner)
+{
+	struct unit *slab = heap->unowned[class_no];
+
+	if (!slab)
+		return NULL;
+	unowned_remove(heap, slab);
+	/* Dekker pair with a freeing thread (owner.h): the owner first, then a look at the remote words */
+	store_seq(&slab->owner, owner);
+	count_anew(heap, slab);
+	return slab;
+}
+
+void *slab_take_unowned(struct heap *heap, unsigned class_no)
+{
+	struct unit *slab;
+	unsigned w, slot;
+	uint64_t *pair;
+	uint64_t free;
+
+	while (!heap->unowned[class_no] && segment_examine_some(heap))
+		;
+	slab = heap->unowned[class_no];
+	if (!slab) {
+		slab = slab_make(heap, class_no, OWNER_NONE);
+		if (!slab)
+			return NULL;
+		unowned_push(heap, slab);
+	}
+	w = lowest_bit(slab->summary);
+	pair = slab_pair(slab, w);
+	free = ~slab_harvest_word(slab, w) & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+	slot = lowest_bit(free);
+	truth_store(&pair[0], truth_load(&pair[0]) | UINT64_C(1) << slot);
+	if (!(free & (free - 1)))
+		slab->summary &= ~(UINT64_C(1) << w);
+	slab->empty &= ~(UINT64_C(1) << w);
+	if (!slab->summary)
+		unowned_remove(heap, slab);
+	return unit_address(heap, slab) + (size_t)(w * 64 + slot) * slab->slot_size;
+}

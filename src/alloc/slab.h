@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Slabs: slots of one size, one live bit and one remote bit each.
+ *
+ * Invariants
+ *   S1  a slot is allocated  <=>  its live bit is 1 and its remote bit is 0, in the file
+ *   S2  a slot enters a window only if both bits are 0
+ *   S3  bits of slots that do not exist are 0 and never set
+ *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and is not in one
+ *   S5  empty has bit w  <=>  live word w is 0, and is not in a window
+ *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
+ * S4 and S5 hold for owned slabs; remote bits not yet harvested are not counted.
+ *
+ * Freeing from another thread sets the remote bit; harvesting clears the live bit and then the remote bit.
+ * A kill between the two leaves live 0, remote 1: free, and harvested again.
+ */
+#ifndef FM_ALLOC_SLAB_H
+#define FM_ALLOC_SLAB_H
+
+#include "heap.h"
+
+#define RECIPROCAL_SHIFT 40
+
+/* Live word of pair `w`; the remote word stands behind it. */
+static inline uint64_t *slab_pair(const struct unit *slab, unsigned w)
+{
+	return slab->pairs + 2 * ((w + slab->colour) & (PAIRS - 1));
+}
+
+/* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
+static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
+{
+	uint64_t slot = offset * slab->reciprocal >> RECIPROCAL_SHIFT;
+
+	return likely(slot * slab->slot_size == offset && slot < slab->slots) ? (uint32_t)slot : UINT32_MAX;
+}
+
+/* Slots of word `w` that exist. */
+static inline uint64_t slab_word_mask(const struct unit *slab, unsigned w)
+{
+	return low_mask((unsigned)min_u64(slab->slots - w * 64u, 64));
+}
+
+static inline uint64_t slab_all_words(const struct unit *slab)
+{
+	return low_mask(slab->words);
+}
+
+/* Move remote frees of word `w` into its live word, which is returned. Requires ownership. */
+uint64_t slab_harvest_word(struct unit *slab, unsigned w);
+
+/* Harvest the words in `words` and update summary and empty; those in `but` are in a window and only
+ * harvested. Requires ownership. */
+void slab_harvest(struct unit *slab, uint64_t words, uint64_t but);
+
+/* Fill in the descriptor of the slab whose head is `word`: unowned, listed nowhere. Needs heap->lock. */
+void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
+
+/* Make a slab of `class_no` for `owner`, or NULL with errno ENOMEM. Needs heap->lock. */
+struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner);
+
+/* Bring an unowned slab where it belongs: its units are released if it is empty, else it is listed if it has
+ * free slots. Harvests. Needs heap->lock. */
+void slab_settle(struct heap *heap, struct unit *slab);
+
+/* Take an unowned slab with free slots of `class_no` from the heap's list; NULL if there is none. Its
+ * owner is `owner` then, and it is harvested. Needs heap->lock. */
+struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner);
+
+/* The empty slab's units are free. It must be in no list. Needs heap->lock. */
+void slab_release(struct heap *heap, struct unit *slab);
+
+/* Allocate one slot without owning a slab: for threads without cache. Needs heap->lock. */
+void *slab_take_unowned(struct heap *heap, unsigned class_no);
+
+#endif

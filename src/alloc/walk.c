@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "walk.h"
+
+#include "../base/status.h"
+#include "directory.h"
+#include "large.h"
+#include "roots.h"
+#include "segment.h"
+
+#include <errno.h>
+
+struct walk {
+	struct heap *heap;
+	struct roots_set own; /* the root table and its records: not the program's objects */
+	int (*visit)(const struct object *object, void *arg);
+	void *arg;
+};
+
+static int visit_object(struct walk *walk, const struct object *object)
+{
+	return roots_set_has(&walk->own, object->off) ? 0 : walk->visit(object, walk->arg);
+}
+
+static int walk_slab(struct walk *walk, struct unit *slab)
+{
+	uint64_t unit_no = unit_no_of(walk->heap, slab);
+	const uint64_t *head = unit_words(walk->heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
+	uint64_t head_word = truth_load(head);
+	struct object object = {.unit = slab, .len = slab->slot_size, .is_live = true};
+
+	for (unsigned w = 0; w < slab->words; w++) {
+		const uint64_t *pair = slab_pair(slab, w);
+		uint64_t live = truth_load(&pair[0]) & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+
+		for (; live; live &= live - 1) {
+			int r;
+
+			object.slot = w * 64 + lowest_bit(live);
+			object.off = (unit_no << UNIT_SHIFT) + (uint64_t)object.slot * slab->slot_size;
+			r = visit_object(walk, &object);
+			if (r)
+				return r;
+			/* visit freed the last one, and the slab went with it */
+			if (truth_load(head) != head_word)
+				return 0;
+		}
+	}
+	return 0;
+}
+
+static int walk_large(struct walk *walk, struct unit *unit)
+{
+	struct object object = {.unit = unit, .len = large_size(unit), .is_live = true};
+
+	object.off = unit_no_of(walk->heap, unit) << UNIT_SHIFT;
+	return visit_object(walk, &object);
+}
+
+static enum segment_state resolved_state(struct heap *heap, uint64_t segment_no)
+{
+	enum segment_state state;
+
+	heap_lock(heap);
+	segment_resolve(heap, segment_no * SEGMENT_UNITS);
+	state = segment_state(heap, segment_no);
+	heap_unlock(heap);
+	return state;
+}
+
+static int walk_segment(struct walk *walk, uint64_t segment_no)
+{
+	struct unit *units = &walk->heap->units[segment_no * SEGMENT_UNITS];
+	enum segment_state state = resolved_state(walk->heap, segment_no);
+	int r = 0;
+
+	if (state == SEG_HUGE)
+		return walk_large(walk, units);
+	if (state != SEG_EXAMINED)
+		return 0;
+	for (unsigned u = metadata_unit(segment_no) + 1; !r && u < SEGMENT_UNITS; u++) {
+		if (units[u].back)
+			continue;
+		if (units[u].state == UNIT_IS_SLAB)
+			r = walk_slab(walk, &units[u]);
+		else if (units[u].state == UNIT_IS_RUN)
+			r = walk_large(walk, &units[u]);
+		/* freeing may have released the whole segment */
+		if (walk->heap->segments[segment_no].state != SEG_EXAMINED)
+			break;
+	}
+	return r;
+}
+
+int walk_objects(struct heap *heap, int (*visit)(const struct object *object, void *arg), void *arg)
+{
+	struct walk walk = {.heap = heap, .visit = visit, .arg = arg};
+	int r = 0;
+
+	if (roots_set_make(heap, &walk.own))
+		return -1;
+	for (uint64_t s = 0; !r && s <= directory_last(heap) && s < heap->covered; s++)
+		r = walk_segment(&walk, s);
+	roots_set_drop(&walk.own);
+	return r;
+}
+
+static int count_object(const struct object *object, void *arg)
+{
+	struct fm_stats *stats = arg;
+
+	stats->live_objects++;
+	stats->live_bytes += object->len;
+	if (object->unit->state == UNIT_IS_SLAB)
+		stats->small_objects++;
+	else if (object->unit->state == UNIT_IS_RUN)
+		stats->large_objects++;
+	else
+		stats->huge_objects++;
+	return 0;
+}
+
+/* Free and slab bytes, and remote frees, of one segment. Needs the lock. */
+static void count_units(const struct heap *heap, uint64_t segment_no, struct fm_stats *stats)
+{
+	const struct unit *units = &heap->units[segment_no * SEGMENT_UNITS];
+	uint64_t start = segment_no << SEGMENT_SHIFT;
+
+	for (unsigned u = 0; u < SEGMENT_UNITS; u++) {
+		if (start + ((uint64_t)u << UNIT_SHIFT) >= heap->store.size)
+			break;
+		if (segment_state(heap, segment_no) == SEG_FREE || units[u].state == UNIT_IS_FREE)
+			stats->free_bytes += UNIT_SIZE;
+		if (segment_state(heap, segment_no) != SEG_EXAMINED || units[u].state != UNIT_IS_SLAB)
+			continue;
+		stats->slab_bytes += UNIT_SIZE;
+		if (units[u].back)
+			continue;
+		for (unsigned w = 0; w < units[u].words; w++)
+			stats->remote_frees += count_bits(truth_load(slab_pair(&units[u], w) + 1));
+	}
+}
+
+int walk_stats(struct heap *heap, struct fm_stats *stats)
+{
+	struct os_stat st;
+	int r = os->stat_fd(heap->store.fd, &st);
+
+	if (r)
+		return fail(-r, "looking at the heap's file:");
+	stats->file_size = st.size;
+	stats->disk_size = st.blocks * 512;
+	stats->max_size = heap->store.max_size;
+	stats->address_space = heap->store.reserved;
+	stats->generation = heap->store.super.rec.generation;
+	if (walk_objects(heap, count_object, stats))
+		return -1;
+	heap_lock(heap);
+	for (uint64_t s = 0; s << SEGMENT_SHIFT < heap->store.size; s++)
+		count_units(heap, s, stats);
+	heap_unlock(heap);
+	return 0;
+}

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "../alloc/alloc.h"
+#include "../alloc/fast.h"
+#include "../base/status.h"
+#include "misuse.h"
+#include "registry.h"
+#include "target.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define noinline __attribute__((noinline))
+
+/* ---------------------------------------------------------------- allocating */
+
+static bool is_too_large(size_t size)
+{
+	if (likely(size <= PTRDIFF_MAX))
+		return false;
+	fail(ENOMEM, "%zu bytes are more than an object can have", size);
+	return true;
+}
+
+static noinline void *malloc_slow(struct heap *heap, size_t size)
+{
+	bool is_zero;
+
+	return is_too_large(size) ? NULL : alloc_new(heap, size, 8, &is_zero);
+}
+
+/* Not the thread's target, or no cache of it yet. */
+static noinline void *malloc_handle(fm_heap *handle, size_t size)
+{
+	struct heap *heap = registry_usable(handle);
+	struct tcache *tcache;
+	void *p = NULL;
+
+	if (!heap)
+		return NULL;
+	tcache = thread_current->cache[heap->slot];
+	if (tcache && tcache->heap == heap && size <= SMALL_MAX)
+		p = fast_take(tcache, class_of(size));
+	return p ? p : malloc_slow(heap, size);
+}
+
+static noinline void *malloc_target(size_t size)
+{
+	struct tcache *tcache = target_cache();
+	struct heap *heap = tcache ? tcache->heap : target_heap();
+
+	return heap ? malloc_slow(heap, size) : NULL;
+}
+
+void *fm_malloc(fm_heap *handle, size_t size)
+{
+	struct tcache *tcache = thread_current->target;
+
+	if (likely(tcache && tcache->heap == heap_of_handle(handle) && size <= SMALL_MAX && handle)) {
+		void *p = fast_take(tcache, class_of(size));
+
+		if (likely(p != NULL))
+			return p;
+	}
+	return malloc_handle(handle, size);
+}
+
+void *fmalloc(size_t size)
+{
+	struct tcache *tcache = thread_current->target;
+
+	if (likely(tcache && size <= SMALL_MAX)) {
+		void *p = fast_take(tcache, class_of(size));
+
+		if (likely(p != NULL))
+			return p;
+	}
+	return malloc_target(size);
+}
+
+void *fm_calloc(fm_heap *handle, size_t n, size_t size)
+{
+	struct heap *heap = registry_usable(handle);
+	bool is_zero;
+	size_t total;
+	void *p;
+
+	if (!heap)
+		return NULL;
+	if (__builtin_mul_overflow(n, size, &total))
+		return fail(ENOMEM, "%zu times %zu bytes overflow", n, size), NULL;
+	if (is_too_large(total))
+		return NULL;
+	p = alloc_new(heap, total, 8, &is_zero);
+	if (p && !is_zero)
+		memset(p, 0, total);
+	return p;
+}
+
+void *fm_aligned_alloc(fm_heap *handle, size_t alignment, size_t size)
+{
+	struct heap *heap = registry_usable(handle);
+	bool is_zero;
+
+	if (!heap)
+		return NULL;
+	if (!is_power_of_two(alignment) || alignment > SEGMENT_SIZE)
+		return fail(EINVAL, "alignment %zu is not a power of two up to 4 MiB", alignment), NULL;
+	return is_too_large(size) ? NULL : alloc_new(heap, size, alignment, &is_zero);
+}
+
+static char *copy_string(fm_heap *handle, const char *s, size_t len)
+{
+	char *copy = fm_malloc(handle, len + 1);
+
+	if (copy) {
+		memcpy(copy, s, len);
+		copy[len] = 0;
+	}
+	return copy;
+}
+
+char *fm_strdup(fm_heap *handle, const char *s)
+{
+	return copy_string(handle, s, strlen(s));
+}
+
+char *fm_strndup(fm_heap *handle, const char *s, size_t n)
+{
+	return copy_string(handle, s, strnlen(s, n));
+}
+
+/* ---------------------------------------------------------------- freeing */
+
+/* The usable heap in which `p` lies, or NULL after fail() and the handler. */
+static struct heap *heap_with(const void *p)
+{
+	struct heap *heap = registry_find(p);
+
+	if (heap)
+		return registry_usable(&heap->pub);
+	fail(EINVAL, "%p lies in no open heap", p);
+	misuse_report(FM_FOREIGN_POINTER, p, NULL);
+	return NULL;
+}
+
+static noinline int free_slow(void *p)
+{
+	enum fm_misuse_kind misuse = 0;
+	struct heap *heap;
+	struct tcache *tcache;
+	uint64_t off;
+
+	if (!p)
+		return 0;
+	heap = heap_with(p);
+	if (!heap)
+		return -1;
+	off = (uint64_t)((uint8_t *)p - heap->store.base);
+	tcache = thread_current->cache[heap->slot];
+	if (tcache && tcache->heap == heap) {
+		tcache->size = heap_size(heap);
+		if (off < tcache->size && fast_free(tcache, off))
+			return 0;
+	}
+	if (alloc_free(heap, p, &misuse) == 0)
+		return 0;
+	if (misuse)
+		misuse_report(misuse, p, &heap->pub);
+	return -1;
+}
+
+int fm_free(void *p)
+{
+	struct tcache *tcache = thread_current->target;
+
+	if (likely(tcache != NULL)) {
+		uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
+
+		if (likely(off < tcache->size && fast_free(tcache, off)))
+			return 0;
+	}
+	return free_slow(p);
+}
+
+void ffree(void *addr)
+{
+	fm_free(addr);
+}
+
+/* ---------------------------------------------------------------- the rest of the family */
+
+void *fm_realloc(fm_heap *handle, void *p, size_t size)
+{
+	enum fm_misuse_kind misuse = 0;
+	struct heap *heap;
+	void *result;
+
+	if (!p)
+		return fm_malloc(handle, size);
+	heap = registry_usable(handle);
+	if (!heap || is_too_large(size))
+		return NULL;
+	if ((uintptr_t)p - (uintptr_t)heap->store.base >= heap->store.reserved) {
+		fail(EINVAL, "%p does not lie in this heap", p);
+		misuse_report(FM_FOREIGN_POINTER, p, registry_find(p) ? &registry_find(p)->pub : NULL);
+		return NULL;
+	}
+	result = alloc_resize(heap, p, size, &misuse);
+	if (!result && misuse)
+		misuse_report(misuse, p, &heap->pub);
+	return result;
+}
+
+void *fm_reallocarray(fm_heap *handle, void *p, size_t n, size_t size)
+{
+	size_t total;
+
+	if (__builtin_mul_overflow(n, size, &total))
+		return fail(ENOMEM, "%zu times %zu bytes overflow", n, size), NULL;
+	return fm_realloc(handle, p, total);
+}
+
+size_t fm_usable_size(const void *p)
+{
+	enum fm_misuse_kind misuse = 0;
+	struct heap *heap;
+	size_t size;
+
+	if (!p)
+		return fail(EINVAL, "NULL has no size"), 0;
+	heap = heap_with(p);
+	if (!heap)
+		return 0;
+	size = alloc_usable_size(heap, p, &misuse);
+	if (size == 0 && misuse)
+		misuse_report(misuse, p, &heap->pub);
+	return size;
+}
+
+fm_heap *fm_heap_of(const void *p)
+{
+	struct heap *heap = registry_find(p);
+
+	return heap ? &heap->pub : NULL;
+}
+
+void *fm_at_checked(fm_heap *handle, uint64_t offset, size_t len)
+{
+	struct heap *heap = registry_usable(handle);
+	struct object object;
+
+	if (!heap)
+		return NULL;
+	if (offset >= APP_PAGE_OFF && offset < APP_PAGE_OFF + PAGE_SIZE && len <= APP_PAGE_OFF + PAGE_SIZE - offset)
+		return heap->store.base + offset;
+	if (offset < heap_size(heap) && alloc_object_at(heap, offset, &object) && object.is_live &&
+	    len <= object.off + object.len - offset)
+		return heap->store.base + offset;
+	return fail(EINVAL, "the %zu bytes at offset %llu are not inside one live object", len,
+	            (unsigned long long)offset), NULL;
+}

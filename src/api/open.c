@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "../base/status.h"
+#include "process.h"
+#include "registry.h"
+#include "target.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER)
+#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK)
+
+/* The caller's options, with zeros for what its version of the struct does not have. */
+static int read_options(struct fm_options *out, const struct fm_options *in)
+{
+	memset(out, 0, sizeof(*out));
+	if (!in)
+		return 0;
+	if (in->size < sizeof(in->size))
+		return fail(EINVAL, "fm_options.size is not set");
+	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
+	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0)
+		return fail(EINVAL, "fm_options has a value that this version does not know");
+	return 0;
+}
+
+static bool recover_by_environment(void)
+{
+	const char *value = getenv("FMALLOC_RECOVER");
+
+	return value && strcmp(value, "1") == 0;
+}
+
+static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct fm_options *options)
+{
+	struct store_request request = {
+		.path = path,
+		.fd = fd,
+		.create = flags & FM_CREATE,
+		.exclusive = flags & FM_EXCL,
+		.read_only = flags & FM_RDONLY,
+		.fixed = flags & FM_FIXED,
+		.wait = flags & FM_WAIT,
+		.recover = flags & FM_RECOVER || recover_by_environment(),
+	};
+	struct fm_options given;
+	struct heap *heap;
+	uint64_t *alive;
+
+	if (flags & ~ALL_FLAGS)
+		return fail(EINVAL, "flags 0x%x are not known", flags & ~ALL_FLAGS), NULL;
+	if (flags & FM_EXCL && (!(flags & FM_CREATE) || !path))
+		return fail(EINVAL, "FM_EXCL goes with FM_CREATE and a path"), NULL;
+	if (flags & FM_RDONLY && flags & FM_CREATE)
+		return fail(EINVAL, "FM_RDONLY and FM_CREATE exclude each other"), NULL;
+	if (read_options(&given, options))
+		return NULL;
+	request.max_size = given.max_size;
+	request.address_space = given.address_space;
+	request.mode = given.mode;
+	request.wait_ms = given.wait_ms;
+	if (process_prepare(given.disable))
+		return NULL;
+	heap = registry_take(&alive);
+	if (!heap)
+		return NULL;
+	heap->disable = given.disable;
+	if (heap_open(heap, &request, alive)) {
+		registry_give(heap);
+		return NULL;
+	}
+	return &heap->pub;
+}
+
+fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options)
+{
+	if (!path || !*path)
+		return fail(EINVAL, "the path is empty"), NULL;
+	return open_heap(path, -1, flags, options);
+}
+
+fm_heap *fm_open_fd(int fd, unsigned flags, const struct fm_options *options)
+{
+	if (fd < 0)
+		return fail(EBADF, "%d is no descriptor", fd), NULL;
+	return open_heap(NULL, fd, flags, options);
+}
+
+struct fm_info *fmalloc_init(const char *filepath, bool *init)
+{
+	fm_heap *handle = fm_open(filepath, FM_CREATE, NULL);
+
+	if (!handle)
+		return NULL;
+	if (init)
+		*init = heap_of_handle(handle)->store.created;
+	target_offer(heap_of_handle(handle));
+	return handle;
+}
+
+int fm_close(fm_heap *handle)
+{
+	struct heap *heap = registry_usable(handle);
+	int r, saved;
+
+	if (!heap)
+		return -1;
+	target_forget(heap);
+	r = heap_close(heap);
+	saved = errno;
+	registry_give(heap);
+	errno = saved;
+	return r;
+}
+
+int fm_sync(fm_heap *handle)
+{
+	struct heap *heap = registry_usable(handle);
+
+	if (!heap)
+		return -1;
+	if (heap->read_only)
+		return 0;
+	return store_sync(&heap->store);
+}
+
+const char *fm_last_error(void)
+{
+	return status_text();
+}

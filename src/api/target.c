@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "target.h"
+
+#include "../base/status.h"
+#include "registry.h"
+
+#include <errno.h>
+
+/* Read by the inline operators of fm_ptr<T>; the name is the original's. 0: ask fmalloc_get_target(). */
+extern __thread uint64_t __fm_addr_base;
+FM_API __thread uint64_t __fm_addr_base;
+
+struct heap *target_heap(void)
+{
+	struct thread *thread = thread_current;
+	struct heap *heap = thread->target_heap;
+	enum fm_misuse_kind kind;
+
+	if (!heap || !load_acquire(&heap->is_open))
+		heap = registry_first();
+	if (!heap)
+		return fail(EINVAL, "no heap is open: there is no target"), NULL;
+	if (heap_is_usable(heap, &kind)) {
+		registry_usable(&heap->pub); /* reports */
+		return NULL;
+	}
+	return heap;
+}
+
+struct tcache *target_cache(void)
+{
+	struct heap *heap = target_heap();
+	struct tcache *tcache = heap ? tcache_attach(heap) : NULL;
+
+	if (tcache)
+		thread_current->target = tcache;
+	return tcache;
+}
+
+struct fm_info *fmalloc_get_target(void)
+{
+	struct heap *heap = target_heap();
+
+	return heap ? &heap->pub : NULL;
+}
+
+void fmalloc_set_target(struct fm_info *fi)
+{
+	struct heap *heap = fi ? registry_usable(fi) : NULL;
+	struct thread *thread;
+
+	if (fi && !heap)
+		return;
+	thread = thread_attach();
+	__fm_addr_base = heap ? (uint64_t)(uintptr_t)heap->store.base : 0;
+	if (!thread)
+		return;
+	thread->target_heap = heap;
+	thread->target = NULL;
+}
+
+void target_offer(struct heap *heap)
+{
+	if (__fm_addr_base == 0 && registry_first() == heap)
+		__fm_addr_base = (uint64_t)(uintptr_t)heap->store.base;
+}
+
+void target_forget(struct heap *heap)
+{
+	if (__fm_addr_base == (uint64_t)(uintptr_t)heap->store.base)
+		__fm_addr_base = 0;
+	if (thread_current->target_heap == heap)
+		thread_current->target_heap = NULL;
+}

@@ -1,0 +1,446 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The table of system calls on Linux.
+ */
+#define _GNU_SOURCE
+#include "os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+const struct os_calls *os = &os_linux;
+
+static int result_of(long r)
+{
+	return r < 0 ? -errno : (int)r;
+}
+
+/* Descriptors 0 to 2 may be closed in the program: a heap there would be written to by printf. */
+static int above_stdio(int fd)
+{
+	int high;
+
+	if (fd < 0)
+		return -errno;
+	if (fd > 2)
+		return fd;
+	high = result_of(fcntl(fd, F_DUPFD_CLOEXEC, 3));
+	close(fd);
+	return high;
+}
+
+static int linux_open(const char *path, bool writable)
+{
+	int fd;
+
+	do
+		fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+	while (fd < 0 && errno == EINTR);
+	return above_stdio(fd);
+}
+
+static int linux_reopen(int fd, bool writable)
+{
+	char path[32];
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	return linux_open(path, writable);
+}
+
+static int linux_create_unnamed(const char *dir, mode_t mode)
+{
+	return above_stdio(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode));
+}
+
+static int linux_create_named(char *path_template, mode_t mode)
+{
+	int fd = above_stdio(mkostemp(path_template, O_CLOEXEC));
+	mode_t mask;
+
+	if (fd < 0)
+		return fd;
+	mask = umask(0);
+	umask(mask);
+	if (fchmod(fd, mode & ~mask) < 0) {
+		int err = -errno;
+
+		unlink(path_template);
+		close(fd);
+		return err;
+	}
+	return fd;
+}
+
+static int linux_link_unnamed(int fd, const char *path)
+{
+	char from[32];
+
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", fd);
+	return result_of(linkat(AT_FDCWD, from, AT_FDCWD, path, AT_SYMLINK_FOLLOW));
+}
+
+static int linux_link_named(const char *from, const char *path)
+{
+	int r = result_of(link(from, path));
+
+	unlink(from);
+	return r;
+}
+
+static int linux_unlink(const char *path)
+{
+	return result_of(unlink(path));
+}
+
+static int linux_close(int fd)
+{
+	return result_of(close(fd));
+}
+
+static void convert_stat(const struct statx *sx, struct os_stat *st)
+{
+	memset(st, 0, sizeof(*st));
+	st->id.dev = makedev(sx->stx_dev_major, sx->stx_dev_minor);
+	st->id.ino = sx->stx_ino;
+	if (sx->stx_mask & STATX_BTIME) {
+		st->id.birth_sec = (uint64_t)sx->stx_btime.tv_sec;
+		st->id.birth_nsec = sx->stx_btime.tv_nsec;
+	}
+	st->size = sx->stx_size;
+	st->blocks = sx->stx_blocks;
+	st->is_regular = S_ISREG(sx->stx_mode);
+}
+
+static int linux_stat_fd(int fd, struct os_stat *st)
+{
+	struct statx sx;
+
+	if (statx(fd, "", AT_EMPTY_PATH, STATX_BASIC_STATS | STATX_BTIME, &sx) < 0)
+		return -errno;
+	convert_stat(&sx, st);
+	return 0;
+}
+
+static int linux_stat_path(const char *path, struct os_stat *st)
+{
+	struct statx sx;
+
+	if (statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, &sx) < 0)
+		return -errno;
+	convert_stat(&sx, st);
+	return 0;
+}
+
+static int linux_set_mode(int fd, mode_t mode)
+{
+	return result_of(fchmod(fd, mode));
+}
+
+static int linux_lock(int fd, bool exclusive)
+{
+	int r;
+
+	do
+		r = result_of(flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB));
+	while (r == -EINTR);
+	return r;
+}
+
+/* A store into a fallocated block of a copy-on-write file needs a new block, and raises SIGBUS when the
+ * disk is full (measured on btrfs from the second overwrite on). */
+static int linux_no_copy_on_write(int fd)
+{
+	int flags;
+
+	if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+		return -errno;
+	flags |= FS_NOCOW_FL;
+	return result_of(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+}
+
+static ssize_t linux_pread_full(int fd, void *buf, size_t len, uint64_t off)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pread(fd, (char *)buf + done, len - done, (off_t)(off + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			break;
+		done += (size_t)n;
+	}
+	return (ssize_t)done;
+}
+
+static int linux_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
+{
+	size_t done = 0;
+
+	while (done < len) {
+		ssize_t n = pwrite(fd, (const char *)buf + done, len - done, (off_t)(off + done));
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n < 0)
+			return -errno;
+		if (n == 0)
+			return -EIO;
+		done += (size_t)n;
+	}
+	return 0;
+}
+
+static int linux_sync(int fd)
+{
+	int r;
+
+	do
+		r = result_of(fdatasync(fd));
+	while (r == -EINTR);
+	return r;
+}
+
+static int linux_pwrite_sync(int fd, const void *buf, size_t len, uint64_t off)
+{
+	struct iovec io = {(void *)(uintptr_t)buf, len};
+	ssize_t n = pwritev2(fd, &io, 1, (off_t)off, RWF_DSYNC);
+	int r;
+
+	if (n == (ssize_t)len)
+		return 0;
+	/* cut short, interrupted, or a kernel or file system without RWF_DSYNC */
+	if (n < 0 && errno != EINTR && errno != EOPNOTSUPP && errno != ENOSYS)
+		return -errno;
+	r = linux_pwrite_full(fd, buf, len, off);
+	return r ? r : linux_sync(fd);
+}
+
+static int linux_sync_dir(const char *dir)
+{
+	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	int r;
+
+	if (fd < 0)
+		return -errno;
+	r = result_of(fsync(fd));
+	close(fd);
+	return r;
+}
+
+static int linux_allocate(int fd, uint64_t off, uint64_t len)
+{
+	int r;
+
+	do
+		r = result_of(fallocate(fd, 0, (off_t)off, (off_t)len));
+	while (r == -EINTR);
+	return r;
+}
+
+static int linux_punch(int fd, uint64_t off, uint64_t len)
+{
+	return result_of(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len));
+}
+
+static int linux_truncate(int fd, uint64_t size)
+{
+	int r;
+
+	do
+		r = result_of(ftruncate(fd, (off_t)size));
+	while (r == -EINTR);
+	return r;
+}
+
+static int linux_next_data(int fd, uint64_t *off)
+{
+	off_t found = lseek(fd, (off_t)*off, SEEK_DATA);
+
+	if (found < 0)
+		return -errno;
+	*off = (uint64_t)found;
+	return 0;
+}
+
+static int linux_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | (replace ? MAP_FIXED : 0), fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
+static int linux_reserve_memory(uint64_t len, void **result)
+{
+	void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
+static int linux_protect(void *at, uint64_t len, bool readable, bool writable)
+{
+	return result_of(mprotect(at, len, (readable ? PROT_READ : 0) | (writable ? PROT_WRITE : 0)));
+}
+
+static int linux_unmap(void *at, uint64_t len)
+{
+	return result_of(munmap(at, len));
+}
+
+static int linux_advise(void *at, uint64_t len, enum os_advice advice)
+{
+	static const int value[] = {
+		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
+		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
+		[OS_DONT_DUMP] = MADV_DONTDUMP,
+	};
+
+	return result_of(madvise(at, len, value[advice]));
+}
+
+static int linux_boot_id(uint8_t id[16])
+{
+	char text[40];
+	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+	unsigned nibbles = 0;
+
+	if (fd < 0)
+		return -errno;
+	n = linux_pread_full(fd, text, sizeof(text), 0);
+	close(fd);
+	memset(id, 0, 16);
+	for (ssize_t i = 0; i < n && nibbles < 32; i++) {
+		char c = text[i];
+		unsigned digit;
+
+		if (c >= '0' && c <= '9')
+			digit = (unsigned)(c - '0');
+		else if (c >= 'a' && c <= 'f')
+			digit = (unsigned)(c - 'a') + 10;
+		else
+			continue;
+		id[nibbles / 2] = (uint8_t)(id[nibbles / 2] << 4 | digit);
+		nibbles++;
+	}
+	return nibbles == 32 ? 0 : -ENOENT;
+}
+
+static int linux_random(void *buf, size_t len)
+{
+	ssize_t n;
+
+	do
+		n = getrandom(buf, len, 0);
+	while (n < 0 && errno == EINTR);
+	if (n < 0)
+		return -errno;
+	return (size_t)n == len ? 0 : -EIO;
+}
+
+static uint64_t linux_file_size_limit(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY)
+		return UINT64_MAX;
+	return limit.rlim_cur;
+}
+
+static uint64_t linux_page_size(void)
+{
+	return (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+static int linux_thread_count(void)
+{
+	struct stat st;
+
+	/* a folder has a link from each folder in it, beside its own two */
+	if (stat("/proc/self/task", &st) < 0)
+		return -errno;
+	return (int)st.st_nlink - 2;
+}
+
+static uint64_t linux_now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static int linux_sleep_ms(unsigned ms)
+{
+	struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
+
+	return result_of(nanosleep(&t, NULL));
+}
+
+const struct os_calls os_linux = {
+	.open = linux_open,
+	.reopen = linux_reopen,
+	.create_unnamed = linux_create_unnamed,
+	.create_named = linux_create_named,
+	.link_unnamed = linux_link_unnamed,
+	.link_named = linux_link_named,
+	.unlink = linux_unlink,
+	.close = linux_close,
+	.stat_fd = linux_stat_fd,
+	.stat_path = linux_stat_path,
+	.set_mode = linux_set_mode,
+	.lock = linux_lock,
+	.no_copy_on_write = linux_no_copy_on_write,
+	.pread_full = linux_pread_full,
+	.pwrite_full = linux_pwrite_full,
+	.pwrite_sync = linux_pwrite_sync,
+	.sync = linux_sync,
+	.sync_dir = linux_sync_dir,
+	.allocate = linux_allocate,
+	.punch = linux_punch,
+	.truncate = linux_truncate,
+	.next_data = linux_next_data,
+	.reserve_file = linux_reserve_file,
+	.reserve_memory = linux_reserve_memory,
+	.protect = linux_protect,
+	.unmap = linux_unmap,
+	.advise = linux_advise,
+	.boot_id = linux_boot_id,
+	.random = linux_random,
+	.file_size_limit = linux_file_size_limit,
+	.page_size = linux_page_size,
+	.thread_count = linux_thread_count,
+	.now_ms = linux_now_ms,
+	.sleep_ms = linux_sleep_ms,
+};

@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The only place with system calls. All go through one table of functions, so that tests can record
+ * them, make the n-th one fail, or simulate a crash.
+ *
+ * Every function returns 0 (or what it says) on success and -errno on failure; none sets fm_last_error()
+ * and none retries. EINTR is handled here for all calls but `sleep_ms`.
+ */
+#ifndef FM_OS_OS_H
+#define FM_OS_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Which file an open descriptor is. `birth_*` are 0 where the file system does not tell. */
+struct os_file_id {
+	uint64_t dev, ino;
+	uint64_t birth_sec;
+	uint32_t birth_nsec;
+};
+
+struct os_stat {
+	struct os_file_id id;
+	uint64_t size;   /* bytes */
+	uint64_t blocks; /* of 512 bytes */
+	bool is_regular;
+};
+
+enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP };
+
+struct os_calls {
+	/* Files. Descriptors are close-on-exec and above 2. */
+	int (*open)(const char *path, bool writable);                  /* fd */
+	int (*reopen)(int fd, bool writable);                          /* fd with a description of its own */
+	int (*create_unnamed)(const char *dir, mode_t mode);           /* fd of a file without a name */
+	int (*create_named)(char *path_template, mode_t mode);         /* fd; the last XXXXXX are replaced */
+	int (*link_unnamed)(int fd, const char *path);                 /* EEXIST if the path is taken */
+	int (*link_named)(const char *from, const char *path);         /* the same; `from` goes away */
+	int (*unlink)(const char *path);
+	int (*close)(int fd);
+	int (*stat_fd)(int fd, struct os_stat *st);
+	int (*stat_path)(const char *path, struct os_stat *st);
+	int (*set_mode)(int fd, mode_t mode);
+	int (*lock)(int fd, bool exclusive);                           /* EWOULDBLOCK if taken; never waits */
+	int (*no_copy_on_write)(int fd);                               /* of an empty file, where it matters */
+
+	/* Bytes. `pread_full` gives how many were read, fewer only at the end of the file. */
+	ssize_t (*pread_full)(int fd, void *buf, size_t len, uint64_t off);
+	int (*pwrite_full)(int fd, const void *buf, size_t len, uint64_t off);
+	int (*pwrite_sync)(int fd, const void *buf, size_t len, uint64_t off); /* durable when 0 */
+	int (*sync)(int fd);                                           /* data and size */
+	int (*sync_dir)(const char *dir);
+	int (*allocate)(int fd, uint64_t off, uint64_t len);           /* fallocate, extending the file */
+	int (*punch)(int fd, uint64_t off, uint64_t len);
+	int (*truncate)(int fd, uint64_t size);
+	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */
+
+	/* Memory. `at` is a hint, the result may lie elsewhere; with `replace` it is where the caller has a
+	 * reservation that this one takes the place of. */
+	int (*reserve_file)(int fd, void *at, bool replace, uint64_t len, void **result); /* shared, PROT_NONE */
+	int (*reserve_memory)(uint64_t len, void **result);                   /* anonymous, PROT_NONE */
+	int (*protect)(void *at, uint64_t len, bool readable, bool writable);
+	int (*unmap)(void *at, uint64_t len);
+	int (*advise)(void *at, uint64_t len, enum os_advice advice);
+
+	/* The machine. */
+	int (*boot_id)(uint8_t id[16]);
+	int (*random)(void *buf, size_t len);
+	uint64_t (*file_size_limit)(void);                             /* RLIMIT_FSIZE in bytes */
+	uint64_t (*page_size)(void);
+	int (*thread_count)(void);                                     /* of this process */
+	uint64_t (*now_ms)(void);                                      /* monotonic */
+	int (*sleep_ms)(unsigned ms);                                  /* EINTR if a signal came */
+};
+
+/* The table in use. Tests may point it elsewhere while no heap is open. */
+extern const struct os_calls *os;
+extern const struct os_calls os_linux;
+
+#endif

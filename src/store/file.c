@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Finding, making and locking the heap file.
+ *
+ * A heap never becomes visible half made: it is built without a name, its superblock written last, and
+ * then linked to its path, which fails if the path exists by then. An existing file of zeros becomes a
+ * heap by the write of its superblock alone.
+ */
+#include "../base/bits.h"
+#include "../base/status.h"
+#include "store.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+
+#define SCAN_CHUNK ((size_t)65536)
+
+/* Times that the path may change under our hands before we give up: a dangling symbolic link looks as if
+ * it did for ever. */
+#define MAX_TRIES 100
+
+static const char *name_of(const struct store_request *request)
+{
+	return request->path ? request->path : "the descriptor";
+}
+
+/* The folder of `path` into `dir` of PATH_MAX bytes. */
+static int folder_of(const char *path, char *dir)
+{
+	const char *slash = strrchr(path, '/');
+	size_t len = slash ? (size_t)(slash - path) : 0;
+
+	if (strlen(path) >= PATH_MAX)
+		return fail(ENAMETOOLONG, "the path is longer than %d bytes", PATH_MAX);
+	if (!slash)
+		strcpy(dir, ".");
+	else if (len == 0)
+		strcpy(dir, "/");
+	else {
+		memcpy(dir, path, len);
+		dir[len] = 0;
+	}
+	return 0;
+}
+
+static bool is_same_file(const struct os_file_id *a, const struct os_file_id *b)
+{
+	return a->dev == b->dev && a->ino == b->ino;
+}
+
+static int lock_file(int lock_fd, const struct store_request *request)
+{
+	uint64_t start = os->now_ms();
+	unsigned pause_ms = 1;
+	int r;
+
+	while ((r = os->lock(lock_fd, !request->read_only)) == -EWOULDBLOCK) {
+		if (!request->wait)
+			return fail(EBUSY, "%s is in use by another heap handle or process", name_of(request));
+		if (request->wait_ms && os->now_ms() - start >= (uint64_t)request->wait_ms)
+			return fail(ETIMEDOUT, "%s is still in use after %d ms", name_of(request), request->wait_ms);
+		if (os->sleep_ms(pause_ms) == -EINTR)
+			return fail(EINTR, "a signal came while waiting for %s", name_of(request));
+		if (pause_ms < 16)
+			pause_ms *= 2;
+	}
+	return r ? fail(-r, "locking %s:", name_of(request)) : 0;
+}
+
+/* Are all bytes of the file zero? 1, 0, or -errno. */
+static int is_all_zero(int fd, uint64_t size)
+{
+	uint64_t chunk[SCAN_CHUNK / 8];
+	uint64_t off = 0;
+
+	while (off < size) {
+		ssize_t n;
+		int r = os->next_data(fd, &off);
+
+		if (r == -ENXIO)
+			return 1;
+		/* a file system that cannot tell: read it all */
+		off = round_down(off, LENGTH_PAGE);
+		n = os->pread_full(fd, chunk, sizeof(chunk), off);
+		if (n < 0)
+			return (int)n;
+		if (n == 0)
+			return 1;
+		if ((size_t)n < sizeof(chunk))
+			memset((char *)chunk + n, 0, sizeof(chunk) - (size_t)n);
+		for (size_t i = 0; i < SCAN_CHUNK / 8; i++)
+			if (chunk[i])
+				return 0;
+		off += (uint64_t)n;
+	}
+	return 1;
+}
+
+/* Turn the locked, all-zero file into an empty heap: everything but the superblock, which comes last. */
+static int make_heap(struct store *store, const struct store_request *request)
+{
+	struct super_rec rec;
+	uint8_t uuid[16], boot_id[16];
+	uint64_t size = max_u64(round_up(min_u64(store->size, UINT64_MAX / 2), UNIT_SIZE), HEAP_MIN_SIZE);
+	int r = os->random(uuid, sizeof(uuid));
+
+	if (r)
+		return fail(-r, "getrandom:");
+	if (os->boot_id(boot_id))
+		memset(boot_id, 0, sizeof(boot_id));
+	if (request->max_size && request->max_size < HEAP_MIN_SIZE)
+		return fail(EINVAL, "max_size is less than the %d KiB of an empty heap", (int)(HEAP_MIN_SIZE / KIB));
+	if (size > os->file_size_limit())
+		return fail(EFBIG, "the file size limit is less than an empty heap");
+	os->no_copy_on_write(store->fd);
+	r = os->allocate(store->fd, 0, HEAP_MIN_SIZE);
+	if (r == -EOPNOTSUPP)
+		r = 0; /* store_extend finds out again and writes zeros */
+	if (!r && store->size < size)
+		r = os->truncate(store->fd, size);
+	if (r)
+		return fail(-r, "allocating the first blocks of %s:", name_of(request));
+	store->size = size;
+	super_init(&rec, uuid);
+	rec.state = SUPER_DIRTY;
+	memcpy(rec.boot_id, boot_id, 16);
+	rec.dev = store->id.dev;
+	rec.ino = store->id.ino;
+	rec.birth_sec = store->id.birth_sec;
+	rec.birth_nsec = store->id.birth_nsec;
+	if (store_map_new(store, &rec, request->address_space, request->max_size))
+		return -1;
+	r = store_back(store, 0, HEAP_MIN_SIZE);
+	if (!r)
+		r = os->sync(store->fd);
+	super_seal(&rec);
+	if (!r)
+		r = os->pwrite_sync(store->fd, &rec, sizeof(rec), SUPER_COPY_1_OFF);
+	if (!r)
+		r = os->pwrite_sync(store->fd, &rec, sizeof(rec), SUPER_COPY_2_OFF);
+	if (r) {
+		store_unmap(store);
+		return fail(-r, "writing the first superblock of %s:", name_of(request));
+	}
+	store->super.rec = rec;
+	store->super.copy = 1;
+	store->super.both_valid = true;
+	store->created = true;
+	store->is_marked = true;
+	return 0;
+}
+
+/* Create the heap at request->path. 1: somebody else was faster, open theirs. */
+static int create_file(struct store *store, const struct store_request *request)
+{
+	char dir[PATH_MAX], temporary[PATH_MAX + 16];
+	mode_t mode = request->mode ? request->mode : 0600;
+	struct os_stat st;
+	bool unnamed = true;
+	int r;
+
+	if (folder_of(request->path, dir))
+		return -1;
+	strcpy(temporary, request->path);
+	strcat(temporary, ".XXXXXX");
+	store->fd = os->create_unnamed(dir, mode);
+	if (store->fd >= 0)
+		store->lock_fd = os->reopen(store->fd, true);
+	if (store->fd == -EOPNOTSUPP || store->fd == -EISDIR || (store->fd >= 0 && store->lock_fd < 0)) {
+		/* no unnamed files here, or no /proc to link them by */
+		if (store->fd >= 0)
+			os->close(store->fd);
+		unnamed = false;
+		store->fd = os->create_named(temporary, mode);
+		if (store->fd >= 0)
+			store->lock_fd = os->open(temporary, true);
+	}
+	if (store->fd < 0)
+		return fail(-store->fd, "creating %s:", request->path);
+	if (store->lock_fd < 0) {
+		r = fail(-store->lock_fd, "creating %s:", request->path);
+		goto undo;
+	}
+	r = os->stat_fd(store->fd, &st);
+	if (r) {
+		r = fail(-r, "creating %s:", request->path);
+		goto undo;
+	}
+	store->id = st.id;
+	store->size = 0;
+	/* locked before it has a name: nobody can come in between */
+	if ((r = lock_file(store->lock_fd, request)) || (r = make_heap(store, request)))
+		goto undo;
+	r = unnamed ? os->link_unnamed(store->fd, request->path) : os->link_named(temporary, request->path);
+	if (!r)
+		r = os->sync_dir(dir);
+	if (!r)
+		return 0;
+	store_unmap(store);
+	if (r == -EEXIST && !request->exclusive)
+		r = 1;
+	else
+		fail(-r, "linking the new heap to %s:", request->path);
+undo:
+	if (!unnamed)
+		os->unlink(temporary);
+	store_close_file(store);
+	return r == 1 ? 1 : -1;
+}
+
+/* Open the existing file: two descriptions of the same file, locked. 1: the path changed, start again. */
+static int open_existing(struct store *store, const struct store_request *request)
+{
+	struct os_stat st, lock_st, path_st;
+	bool writable = !request->read_only;
+	int r;
+
+	store->fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
+	if (store->fd < 0)
+		return fail(-store->fd, "opening %s:", name_of(request));
+	store->lock_fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
+	r = store->lock_fd < 0 ? store->lock_fd : os->stat_fd(store->fd, &st);
+	if (!r)
+		r = os->stat_fd(store->lock_fd, &lock_st);
+	if (r) {
+		fail(-r, "opening %s:", name_of(request));
+		goto undo;
+	}
+	if (!st.is_regular) {
+		fail(EINVAL, "%s is not a regular file", name_of(request));
+		goto undo;
+	}
+	if (!is_same_file(&st.id, &lock_st.id)) {
+		store_close_file(store);
+		return 1;
+	}
+	if (lock_file(store->lock_fd, request))
+		goto undo;
+	if (request->path) {
+		r = os->stat_path(request->path, &path_st);
+		if (r == -ENOENT || (!r && !is_same_file(&st.id, &path_st.id))) {
+			store_close_file(store);
+			return 1;
+		}
+	}
+	r = os->stat_fd(store->fd, &st); /* the size may have changed while we waited */
+	if (r) {
+		fail(-r, "opening %s:", name_of(request));
+		goto undo;
+	}
+	store->id = st.id;
+	store->size = st.size;
+	return 0;
+undo:
+	store_close_file(store);
+	return -1;
+}
+
+/* Read the superblock of the locked file, or make the file a heap. */
+static int take_file(struct store *store, const struct store_request *request)
+{
+	enum super_verdict verdict;
+	int r = super_read(store->fd, store->size, &store->super, &verdict);
+
+	if (r)
+		return fail(-r, "reading %s:", name_of(request));
+	if (verdict == SUPER_EMPTY) {
+		r = is_all_zero(store->fd, store->size);
+		if (r < 0)
+			return fail(-r, "reading %s:", name_of(request));
+		if (r == 0)
+			verdict = SUPER_FOREIGN;
+		else if (!request->create || request->read_only)
+			return fail(EILSEQ, "%s is %s; FM_CREATE would make it a heap", name_of(request),
+			            store->size ? "all zeros" : "empty");
+		else
+			return make_heap(store, request);
+	}
+	switch (verdict) {
+	case SUPER_ORIGINAL:
+		return fail(EILSEQ, "%s is a heap of the original fmalloc (another format); it is left as it is",
+		            name_of(request));
+	case SUPER_DAMAGED:
+		return fail(EBADMSG, "%s is a heap whose superblock is damaged in both copies", name_of(request));
+	case SUPER_UNKNOWN:
+		return fail(ENOTSUP, "%s is a heap of a newer format than this library knows", name_of(request));
+	case SUPER_OK:
+		break;
+	default:
+		return fail(EILSEQ, "%s is not a heap; it is left as it is", name_of(request));
+	}
+	if (store->super.rec.kind != SUPER_LIVE)
+		return fail(ENOTSUP, "%s is an atomic heap; this version opens live heaps only", name_of(request));
+	if (store->super.rec.ro_compat & ~SUPER_RO_COMPAT && !request->read_only)
+		return fail(ENOTSUP, "%s has features this library may only read: use FM_RDONLY", name_of(request));
+	return 0;
+}
+
+int store_open_file(struct store *out, const struct store_request *request)
+{
+	struct store store;
+	unsigned tries = 0;
+	int r;
+
+	do {
+		if (tries++ == MAX_TRIES)
+			return fail(EAGAIN, "%s keeps changing, or is a dangling link", name_of(request));
+		memset(&store, 0, sizeof(store));
+		store.fd = store.lock_fd = -1;
+		store.read_only = request->read_only;
+		if (request->exclusive) {
+			struct os_stat st;
+
+			if (os->stat_path(request->path, &st) != -ENOENT)
+				return fail(EEXIST, "%s exists", request->path);
+			r = create_file(&store, request);
+		} else {
+			r = open_existing(&store, request);
+			if (r == 0 && take_file(&store, request)) {
+				store_close_file(&store);
+				return -1;
+			}
+			if (r < 0 && errno == ENOENT && request->create && !request->read_only)
+				r = create_file(&store, request);
+		}
+	} while (r == 1);
+	if (r)
+		return -1;
+	*out = store;
+	return 0;
+}
+
+void store_close_file(struct store *store)
+{
+	int saved = errno;
+
+	if (store->lock_fd >= 0)
+		os->close(store->lock_fd);
+	if (store->fd >= 0)
+		os->close(store->fd);
+	store->fd = store->lock_fd = -1;
+	errno = saved;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The file format: every offset, record and word encoding. Knows nothing of mapping or allocating.
+ * docs/format.md describes the same for readers of the file; tests/format freezes it.
+ *
+ *        0 ..  4 KiB  superblock, copy 1
+ *    4 KiB ..  8 KiB  the application's page
+ *    8 KiB .. 12 KiB  superblock, copy 2
+ *   12 KiB .. 16 KiB  truth page
+ *   16 KiB .. 32 KiB  directory words of segments 0..2047
+ *   32 KiB .. 64 KiB  first journal extent (atomic heaps)
+ *   unit 1            metadata of segment 0
+ *   unit 2 ..         data units of segment 0, then segment 1, 2, ...
+ *
+ * All integers are little-endian. A file of zeros with a superblock is an empty heap.
+ */
+#ifndef FM_STORE_FORMAT_H
+#define FM_STORE_FORMAT_H
+
+#include <assert.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define UNIT_SHIFT    16
+#define UNIT_SIZE     (UINT64_C(1) << UNIT_SHIFT)
+#define SEGMENT_SHIFT 22
+#define SEGMENT_SIZE  (UINT64_C(1) << SEGMENT_SHIFT)
+#define SEGMENT_UNITS 64u
+
+/* The grain of the length of large objects, whatever the machine's page size is. */
+#define LENGTH_PAGE   UINT64_C(4096)
+#define UNIT_PAGES    (UNIT_SIZE / LENGTH_PAGE)
+#define SEGMENT_PAGES (SEGMENT_SIZE / LENGTH_PAGE)
+
+#define SUPER_COPY_1_OFF  UINT64_C(0)
+#define APP_PAGE_OFF      UINT64_C(4096)
+#define SUPER_COPY_2_OFF  UINT64_C(8192)
+#define TRUTH_PAGE_OFF    UINT64_C(12288)
+#define DIRECTORY_OFF     UINT64_C(16384)
+#define FIRST_JOURNAL_OFF UINT64_C(32768)
+#define FIRST_JOURNAL_LEN UINT64_C(32768)
+
+/* Header unit and the metadata unit of segment 0. */
+#define HEAP_MIN_SIZE (2 * UNIT_SIZE)
+
+/* ------------------------------------------------------------------ superblock */
+
+#define SUPER_MAGIC       "\x89" "fmheap\n"
+#define SUPER_BYTE_ORDER  UINT32_C(0x01020304)
+#define SUPER_VERSION     UINT32_C(1)
+#define SUPER_INCOMPAT    UINT64_C(0) /* feature bits this library knows; an unknown one: do not open */
+#define SUPER_RO_COMPAT   UINT64_C(0) /* the same; an unknown one: open for reading only */
+#define ORIGINAL_MAGIC_1  UINT64_C(123456) /* the original fmalloc */
+#define ORIGINAL_MAGIC_2  UINT64_C(123457) /* its descendant in R */
+
+enum super_kind { SUPER_LIVE = 1, SUPER_ATOMIC = 2 };
+enum super_state { SUPER_CLEAN = 0, SUPER_DIRTY = 1 };
+
+#define JOURNAL_EXTENTS 8
+
+struct extent_rec {
+	uint64_t off; /* 0: bytes from the file's start */
+	uint64_t len; /* 8: bytes; 0: unused */
+};
+
+/* One sector, so that a write of it is not torn. Written whole, by one synchronous write, over the copy
+ * with the lower sequence number. */
+struct super_rec {
+	uint8_t magic[8];           /*   0 */
+	uint32_t byte_order;        /*   8 */
+	uint32_t version;           /*  12 */
+	uint64_t incompat;          /*  16 */
+	uint64_t ro_compat;         /*  24 */
+	uint8_t uuid[16];           /*  32: random, RFC 4122 version 4 */
+	uint64_t sequence;          /*  48: the highest valid copy counts */
+	uint32_t kind;              /*  56: enum super_kind */
+	uint32_t state;             /*  60: enum super_state */
+	uint64_t generation;        /*  64: counts the times the heap was taken into use */
+	uint64_t preferred_address; /*  72: where FM_FIXED maps it; a multiple of SEGMENT_SIZE */
+	uint8_t boot_id[16];        /*  80: of the boot that took it into use */
+	uint64_t dev;               /*  96: which file that was: st_dev, */
+	uint64_t ino;               /* 104: st_ino, */
+	uint64_t birth_sec;         /* 112: and its time of birth, 0 if unknown */
+	uint32_t birth_nsec;        /* 120 */
+	uint32_t reserved_1;        /* 124: 0 */
+	struct extent_rec journal[JOURNAL_EXTENTS]; /* 128 */
+	uint8_t reserved_2[252];    /* 256: 0 */
+	uint32_t checksum;          /* 508: CRC-32C of bytes 0..507 */
+};
+
+static_assert(sizeof(struct super_rec) == 512, "superblock is one sector");
+static_assert(offsetof(struct super_rec, uuid) == 32, "format");
+static_assert(offsetof(struct super_rec, sequence) == 48, "format");
+static_assert(offsetof(struct super_rec, generation) == 64, "format");
+static_assert(offsetof(struct super_rec, boot_id) == 80, "format");
+static_assert(offsetof(struct super_rec, birth_nsec) == 120, "format");
+static_assert(offsetof(struct super_rec, journal) == 128, "format");
+static_assert(offsetof(struct super_rec, checksum) == 508, "format");
+
+/* ------------------------------------------------------------------ truth page */
+
+#define DIRECTORY_INLINE_WORDS UINT64_C(2048)
+#define DIRECTORY_EXTENTS      8
+#define DIRECTORY_EXTENT_WORDS (SEGMENT_SIZE / 8)
+
+/* Words changed by single stores. */
+struct truth_page_rec {
+	uint64_t last_segment;     /*  0: number of the highest segment in use or used before */
+	uint64_t root_table;       /*  8: offset of the root table, 0: none */
+	uint64_t mark_sequence;    /* 16: sequence of the superblock whose dirty mark is on the device */
+	uint64_t backed_blocks;    /* 24: st_blocks when the file was last extended, trimmed or closed */
+	uint64_t directory_extent[DIRECTORY_EXTENTS]; /* 32: segment that holds the directory words of
+	                                                 segments 2048 + 524288 * i on; 0: none */
+	uint64_t reserved[500];    /* 96: 0 */
+};
+
+static_assert(sizeof(struct truth_page_rec) == 4096, "format");
+static_assert(offsetof(struct truth_page_rec, directory_extent) == 32, "format");
+
+/* ------------------------------------------------------------------ directory words
+ *
+ *   bits 0..7    kind
+ *   bit  8       SEGMENT_METADATA: hint that the segment has no free slot and no free unit
+ *   bits 16..55  SEGMENT_HUGE: length in pages of 4 KiB; it covers ceil(pages / 1024) segments
+ *
+ * A word that is neither free nor interior is a head. Interior counts only if the nearest head before
+ * it is huge and reaches over it; else the segment is free. A directory segment counts only if the truth page
+ * names it; else it is free. Segment 0 always has metadata; in its word only the hint counts.
+ */
+enum segment_kind {
+	SEGMENT_FREE = 0,
+	SEGMENT_INTERIOR = 1,
+	SEGMENT_METADATA = 2,
+	SEGMENT_HUGE = 3,
+	SEGMENT_DIRECTORY = 4,
+};
+
+#define SEGMENT_FULL_HINT UINT64_C(0x100)
+#define HUGE_PAGES_BITS   40
+
+static inline unsigned segment_word_kind(uint64_t word)
+{
+	return (unsigned)(word & 0xff);
+}
+
+static inline uint64_t huge_word(uint64_t pages)
+{
+	return SEGMENT_HUGE | pages << 16;
+}
+
+static inline uint64_t huge_word_pages(uint64_t word)
+{
+	return word >> 16 & ((UINT64_C(1) << HUGE_PAGES_BITS) - 1);
+}
+
+static inline uint64_t huge_segments(uint64_t pages)
+{
+	return (pages + SEGMENT_PAGES - 1) / SEGMENT_PAGES;
+}
+
+/* ------------------------------------------------------------------ a segment's metadata unit
+ *
+ *   0 .. 512       unit words, one for each unit of the segment; the words of units that hold the header
+ *                  or metadata are 0
+ *   512 .. 1024    zero
+ *   i * 1024 ..    the 64 pairs (live word, remote word) of unit i, if a slab begins there
+ *
+ * Pair w of the slab at unit u of segment s stands at place (w + 4 * ((u + s) mod 16)) mod 64: first
+ * words would else share few sets of the processor's cache.
+ *
+ * Unit words:
+ *   bits 0..7    kind
+ *   bits 8..15   UNIT_SLAB: number of units
+ *   bits 16..47  UNIT_SLAB: slot size in bytes;  UNIT_RUN: length in pages of 4 KiB
+ *
+ * Heads and interiors as in the directory.
+ */
+enum unit_kind {
+	UNIT_FREE = 0,
+	UNIT_INTERIOR = 1,
+	UNIT_SLAB = 2,
+	UNIT_RUN = 3,
+};
+
+#define SLAB_MAX_SLOTS 4096u
+#define SLOT_MIN_SIZE  16u
+#define UNIT_WORDS_LEN 512u
+#define PAIRS_LEN      1024u
+#define PAIRS          64u
+
+static inline unsigned unit_word_kind(uint64_t word)
+{
+	return (unsigned)(word & 0xff);
+}
+
+static inline uint64_t slab_word(unsigned units, uint32_t slot_size)
+{
+	return UNIT_SLAB | (uint64_t)units << 8 | (uint64_t)slot_size << 16;
+}
+
+static inline unsigned slab_word_units(uint64_t word)
+{
+	return (unsigned)(word >> 8 & 0xff);
+}
+
+static inline uint32_t slab_word_slot_size(uint64_t word)
+{
+	return (uint32_t)(word >> 16);
+}
+
+static inline uint64_t run_word(uint64_t pages)
+{
+	return UNIT_RUN | pages << 16;
+}
+
+static inline uint64_t run_word_pages(uint64_t word)
+{
+	return word >> 16 & 0xffffffff;
+}
+
+/* Units that a head word covers; 0 for what is no head. Not validated: may be more than a segment has. */
+static inline uint64_t unit_word_units(uint64_t word)
+{
+	switch (unit_word_kind(word)) {
+	case UNIT_SLAB:
+		return slab_word_units(word);
+	case UNIT_RUN:
+		return (run_word_pages(word) + UNIT_PAGES - 1) / UNIT_PAGES;
+	default:
+		return 0;
+	}
+}
+
+/* Unit of segment `segment_no` that holds its metadata; data units follow. */
+static inline unsigned metadata_unit(uint64_t segment_no)
+{
+	return segment_no == 0 ? 1 : 0;
+}
+
+static inline uint64_t metadata_off(uint64_t segment_no)
+{
+	return (segment_no << SEGMENT_SHIFT) + ((uint64_t)metadata_unit(segment_no) << UNIT_SHIFT);
+}
+
+static inline unsigned pair_colour(uint64_t segment_no, unsigned unit)
+{
+	return 4 * ((unit + (unsigned)segment_no) & 15);
+}
+
+/* ------------------------------------------------------------------ roots
+ *
+ * The root table is an ordinary object: root_table_rec, then `capacity` words, each 0 or the offset of a
+ * root_rec, itself an ordinary object that never changes while a word names it. */
+struct root_table_rec {
+	uint64_t capacity; /* 0: number of words */
+	uint64_t word[];   /* 8 */
+};
+
+struct root_rec {
+	uint64_t type_tag; /*  0 */
+	uint64_t target;   /*  8: offset, 0: NULL */
+	uint32_t name_len; /* 16: bytes, 1..255 */
+	char name[];       /* 20: not terminated */
+};
+
+static_assert(offsetof(struct root_rec, name) == 20, "format");
+
+#define ROOT_NAME_MAX 255u
+
+#endif

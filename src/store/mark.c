@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The dirty mark of a live heap. It says which boot and which file took the heap into use: after a kill
+ * both are still the same and the page cache has everything; after a power cut, or in a copy, one differs.
+ *
+ *   clean --(mark_dirty: superblock on the device)--> dirty --(mark_clean: data, then superblock)--> clean
+ *
+ * A crash between the two steps of mark_clean leaves the heap dirty with all data on the device.
+ */
+#include "../base/status.h"
+#include "store.h"
+#include "truth.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool is_this_file(const struct store *store)
+{
+	const struct super_rec *rec = &store->super.rec;
+
+	return rec->dev == store->id.dev && rec->ino == store->id.ino &&
+	       rec->birth_sec == store->id.birth_sec && rec->birth_nsec == store->id.birth_nsec;
+}
+
+static bool is_this_boot(const struct store *store)
+{
+	uint8_t now[16];
+
+	return os->boot_id(now) == 0 && memcmp(now, store->super.rec.boot_id, sizeof(now)) == 0;
+}
+
+void store_judge(struct store *store)
+{
+	const struct super_rec *rec = &store->super.rec;
+
+	store->is_moved = !is_this_file(store);
+	if (rec->state == SUPER_CLEAN)
+		store->is_unclean = !store->super.both_valid;
+	else
+		store->is_unclean = store->is_moved || !is_this_boot(store);
+}
+
+int store_mark_dirty(struct store *store)
+{
+	struct truth_page_rec *truth = store_truth(store);
+	struct super_rec next = store->super.rec;
+	int r;
+
+	if (store->super.rec.state == SUPER_DIRTY && !store->is_unclean && !store->is_moved &&
+	    (store->is_marked || truth_load(&truth->mark_sequence) == store->super.rec.sequence)) {
+		store->is_marked = true;
+		return 0;
+	}
+	next.state = SUPER_DIRTY;
+	next.generation++;
+	next.dev = store->id.dev;
+	next.ino = store->id.ino;
+	next.birth_sec = store->id.birth_sec;
+	next.birth_nsec = store->id.birth_nsec;
+	/* without a boot id the mark matches no boot: unclean at the next opening, which is safe */
+	if (os->boot_id(next.boot_id))
+		memset(next.boot_id, 0, sizeof(next.boot_id));
+	r = super_write(store->fd, &store->super, &next);
+	if (r)
+		return fail(-r, "marking the heap as in use:");
+	/* only now: whoever reads this word on this boot knows that the mark is on the device */
+	truth_store(&truth->mark_sequence, store->super.rec.sequence);
+	store->is_marked = true;
+	store->is_unclean = store->is_moved = false;
+	return 0;
+}
+
+int store_sync(struct store *store)
+{
+	int r = os->sync(store->fd);
+
+	if (!r && !store->sync_failed)
+		return 0;
+	/* the kernel reports a lost page once; a later success would not mean that it is there */
+	store->sync_failed = true;
+	return fail(r ? -r : EIO, r ? "syncing the heap:" : "an earlier sync of this heap failed");
+}
+
+int store_mark_clean(struct store *store)
+{
+	struct super_rec next;
+	int r;
+
+	if (store->read_only || store->super.rec.state == SUPER_CLEAN)
+		return 0;
+	store_record_blocks(store);
+	if (store_sync(store))
+		return -1;
+	next = store->super.rec;
+	next.state = SUPER_CLEAN;
+	r = super_write(store->fd, &store->super, &next);
+	if (r) {
+		store->sync_failed = true;
+		return fail(-r, "marking the heap as clean:");
+	}
+	store->is_marked = false;
+	return 0;
+}

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The file's size and blocks. A store into a hole of a full file system is a SIGBUS on every file system,
+ * so whatever is handed out was backed by fallocate before.
+ */
+#include "../base/atomics.h"
+#include "../base/bits.h"
+#include "store.h"
+#include "truth.h"
+
+#include <errno.h>
+
+/* Without fallocate: every page is read and written again as it is, and zeros make the file longer. */
+static int back_by_writing(struct store *store, uint64_t off, uint64_t len)
+{
+	uint8_t page[LENGTH_PAGE];
+
+	for (uint64_t end = off + len; off < end; off += sizeof(page)) {
+		ssize_t n = os->pread_full(store->fd, page, sizeof(page), off);
+		int r;
+
+		if (n < 0)
+			return (int)n;
+		for (size_t i = (size_t)n; i < sizeof(page); i++)
+			page[i] = 0;
+		r = os->pwrite_full(store->fd, page, sizeof(page), off);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+static int allocate(struct store *store, uint64_t off, uint64_t len)
+{
+	int r;
+
+	if (off + len > os->file_size_limit())
+		return -EFBIG; /* beyond it the kernel would send SIGXFSZ */
+	if (!store->zeroes_only) {
+		r = os->allocate(store->fd, off, len);
+		if (r != -EOPNOTSUPP)
+			return r;
+		store->zeroes_only = true;
+	}
+	return back_by_writing(store, off, len);
+}
+
+void store_record_blocks(struct store *store)
+{
+	struct os_stat st;
+
+	if (os->stat_fd(store->fd, &st) == 0)
+		truth_store(&store_truth(store)->backed_blocks, st.blocks);
+}
+
+bool store_has_lost_blocks(struct store *store)
+{
+	struct os_stat st;
+
+	return os->stat_fd(store->fd, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
+}
+
+int store_extend(struct store *store, uint64_t size)
+{
+	int r;
+
+	if (size <= store->size)
+		return 0;
+	if (size > store->max_size)
+		return -EFBIG;
+	r = allocate(store, store->size, size - store->size);
+	if (r) {
+		/* a part may have been allocated: cut it off, nothing of it was handed out */
+		os->truncate(store->fd, store->size);
+		return r;
+	}
+	r = os->protect(store->base + store->size, size - store->size, true, true);
+	if (r) {
+		os->truncate(store->fd, store->size);
+		return r;
+	}
+	store_release(&store->size, size); /* pairs with readers that check an address against it */
+	store_record_blocks(store);
+	return 0;
+}
+
+int store_back(struct store *store, uint64_t off, uint64_t len)
+{
+	int r = allocate(store, off, len);
+
+	store_record_blocks(store);
+	return r;
+}
+
+int store_punch(struct store *store, uint64_t off, uint64_t len)
+{
+	int r = os->punch(store->fd, off, len);
+
+	if (!r)
+		store_record_blocks(store);
+	return r;
+}
+
+int store_truncate(struct store *store, uint64_t size)
+{
+	uint64_t old = store->size;
+	int r;
+
+	if (size >= old)
+		return 0;
+	/* no access beyond the end while it moves */
+	store_release(&store->size, size);
+	os->protect(store->base + size, old - size, false, false);
+	r = os->truncate(store->fd, size);
+	if (r) {
+		if (os->protect(store->base + size, old - size, true, true) == 0)
+			store_release(&store->size, old);
+		return r;
+	}
+	store_record_blocks(store);
+	return 0;
+}

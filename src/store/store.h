@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One heap file: descriptors, lock, superblock, mapping and size. Knows where the fixed parts of the file
+ * lie and nothing of what the segments hold.
+ *
+ * Functions return 0, or -1 after fail() unless said otherwise. The caller serialises calls on one store.
+ */
+#ifndef FM_STORE_STORE_H
+#define FM_STORE_STORE_H
+
+#include "super.h"
+
+struct store_request {
+	const char *path;       /* NULL: `fd` is meant */
+	int fd;
+	bool create, exclusive, read_only, fixed, wait, recover;
+	uint64_t max_size;      /* bytes, 0: no limit of its own */
+	uint64_t address_space; /* bytes, 0: the default */
+	mode_t mode;
+	int wait_ms;            /* 0: no limit */
+};
+
+struct store {
+	int fd;             /* for reading, writing and mapping */
+	int lock_fd;        /* a description of its own, never mapped: a child's mapping can't keep the lock */
+	bool read_only;
+	bool created;       /* the heap is new */
+	bool is_unclean;    /* after a power cut, or a copy of a heap in use: repair before use */
+	bool is_moved;      /* another file than the one last used: holes are possible */
+	bool is_marked;     /* this process has put its dirty mark on the device */
+	bool sync_failed;   /* data may be lost: never mark clean again */
+	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
+	struct os_file_id id;
+	struct super super;
+	uint8_t *base;      /* SEGMENT_SIZE-aligned */
+	uint64_t reserved;  /* bytes of address space from base */
+	uint64_t max_size;  /* bytes the file may have: <= reserved */
+	uint64_t size;      /* bytes the file has and the mapping can access; read by other threads, atomic */
+};
+
+static inline struct truth_page_rec *store_truth(const struct store *store)
+{
+	return (struct truth_page_rec *)(void *)(store->base + TRUTH_PAGE_OFF);
+}
+
+/* ---- file.c: find or make the file, lock it */
+
+/* Open (or create) and lock the file; read its superblock. *store is written only on success. */
+int store_open_file(struct store *store, const struct store_request *request);
+void store_close_file(struct store *store);
+
+/* ---- mapping.c: address space */
+
+/* Reserve address space and map the file there: at the preferred address if `fixed`, else anywhere. */
+int store_map(struct store *store, bool fixed, uint64_t address_space, uint64_t max_size);
+void store_unmap(struct store *store);
+
+/* Choose a preferred address for a new heap from its UUID, and map it there. */
+int store_map_new(struct store *store, struct super_rec *rec, uint64_t address_space, uint64_t max_size);
+
+/* ---- mark.c: clean and dirty */
+
+/* The heap is about to be changed: the dirty mark is on the device when this returns. */
+int store_mark_dirty(struct store *store);
+
+/* All data is on the device; then the heap is marked clean. -1: the mark stays. */
+int store_mark_clean(struct store *store);
+
+/* All data is on the device. */
+int store_sync(struct store *store);
+
+/* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? */
+void store_judge(struct store *store);
+
+/* ---- space.c: the file's size and blocks. These return 0 or -errno and set no text. */
+
+/* Make the file at least `size` bytes long (a multiple of UNIT_SIZE), its new part backed, zero and
+ * accessible. EFBIG: beyond max_size. */
+int store_extend(struct store *store, uint64_t size);
+
+/* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. */
+int store_back(struct store *store, uint64_t off, uint64_t len);
+
+/* Give the blocks of [off, off + len) back; the bytes read as zero. */
+int store_punch(struct store *store, uint64_t off, uint64_t len);
+
+/* Cut the file to `size` bytes. */
+int store_truncate(struct store *store, uint64_t size);
+
+/* Has the file lost blocks since backed_blocks was recorded? */
+bool store_has_lost_blocks(struct store *store);
+void store_record_blocks(struct store *store);
+
+#endif

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * fm_ptr<T> counts from the target of the thread that uses it: two heaps, threads with a target
+ * each, threads that set none.
+ *
+ * cmocka's assertions work in the main thread only: the others count what is wrong.
+ */
+#include <fmalloc.hpp>
+
+#include <thread>
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <setjmp.h>
+#include <stdarg.h>
+extern "C" {
+#include <cmocka.h>
+}
+
+#define NODES  2000
+#define ROUNDS 20
+
+struct node {
+	int val;
+	fm_ptr<struct node> next;
+} __attribute__((packed));
+
+struct app_page {
+	fm_ptr<struct node> head;
+};
+
+static fm_heap *first, *second;
+
+static fm_heap *open_heap(void)
+{
+	int fd = memfd_create("fmptr_threads", MFD_CLOEXEC);
+	if (fd < 0)
+		return NULL;
+	fm_heap *heap = fm_open_fd(fd, FM_CREATE, NULL);
+	close(fd);
+	return heap;
+}
+
+static void opening(void **)
+{
+	first = open_heap();
+	assert_non_null(first);
+	second = open_heap();
+	assert_non_null(second);
+	assert_ptr_not_equal(first->mem, second->mem);
+}
+
+static int close_both(void **)
+{
+	return fm_close(second) | fm_close(first);
+}
+
+static struct app_page *page_of(fm_heap *heap)
+{
+	return (struct app_page *)((char *)heap->mem + PAGE_SIZE);
+}
+
+static uint64_t bytes_of(const fm_ptr<node> &p)
+{
+	uint64_t bytes;
+	memcpy(&bytes, (const char *)&p, sizeof bytes);
+	return bytes;
+}
+
+/* Put a node in front of the list of `heap`, the thread's target. True if that failed. */
+static bool push(fm_heap *heap, int val)
+{
+	struct node *n = (struct node *)fmalloc(sizeof(struct node));
+	if (!n || fm_heap_of(n) != heap)
+		return true;
+	n->val = val;
+	n->next = page_of(heap)->head;
+	page_of(heap)->head = n;
+	return false;
+}
+
+/* What is wrong with the list of `heap`: `count` nodes, counting down to `base`. */
+static long faults_in_list(fm_heap *heap, int base, int count)
+{
+	long faults = 0;
+	int expected = base + count - 1;
+
+	for (struct node *n = page_of(heap)->head; n; n = n->next) {
+		faults += fm_heap_of(n) != heap;
+		faults += n->val != expected--;
+	}
+	return faults + (expected != base - 1);
+}
+
+static void fill_and_read(fm_heap *heap, int base, long *faults)
+{
+	fmalloc_set_target(heap);
+	*faults += __fm_addr_base != (uint64_t)heap->mem;
+	*faults += fmalloc_get_target() != heap;
+	page_of(heap)->head = NULL;
+	for (int i = 0; i < NODES; i++)
+		*faults += push(heap, base + i);
+	for (int i = 0; i < ROUNDS; i++)
+		*faults += faults_in_list(heap, base, NODES);
+}
+
+static void two_threads_two_targets(void **)
+{
+	long faults[2] = { 0, 0 };
+	std::thread a(fill_and_read, first, 0, &faults[0]);
+	std::thread b(fill_and_read, second, 1000000, &faults[1]);
+	a.join();
+	b.join();
+	assert_int_equal(faults[0], 0);
+	assert_int_equal(faults[1], 0);
+
+	std::thread c([&] {
+		fmalloc_set_target(second);
+		faults[1] += faults_in_list(second, 1000000, NODES);
+		fmalloc_set_target(first);
+		faults[0] += faults_in_list(first, 0, NODES);
+	});
+	c.join();
+	assert_int_equal(faults[0], 0);
+	assert_int_equal(faults[1], 0);
+	assert_int_equal(fm_check(first, NULL, NULL), 0);
+	assert_int_equal(fm_check(second, NULL, NULL), 0);
+}
+
+/* A pointer's bytes stay, and the heap that they mean is the thread's target of the moment. */
+static void the_target_decides(void **)
+{
+	struct {
+		uint64_t bytes[2];
+		void *address[2], *from_other_target;
+	} seen = {};
+
+	std::thread t([&] {
+		fm_ptr<node> p, q;
+		fmalloc_set_target(first);
+		p = (char *)first->mem + 65536;
+		seen.bytes[0] = bytes_of(p);
+		seen.address[0] = p;
+		fmalloc_set_target(second);
+		seen.address[1] = p;
+		q = (char *)second->mem + 65536;
+		seen.bytes[1] = bytes_of(q);
+		fmalloc_set_target(first);
+		seen.from_other_target = q;
+	});
+	t.join();
+	assert_int_equal(seen.bytes[0], 65536);
+	assert_int_equal(seen.bytes[1], 65536);
+	assert_ptr_equal(seen.address[0], (char *)first->mem + 65536);
+	assert_ptr_equal(seen.address[1], (char *)second->mem + 65536);
+	assert_ptr_equal(seen.from_other_target, (char *)first->mem + 65536);
+}
+
+/* Threads that set no target work on the first heap, the main thread too. */
+static void without_a_target(void **)
+{
+	assert_int_equal(__fm_addr_base, 0);
+	assert_ptr_equal(fmalloc_get_target(), first);
+
+	page_of(first)->head = nullptr;
+	for (int i = 0; i < 5; i++)
+		assert_false(push(first, i));
+	assert_int_equal(__fm_addr_base, 0);
+	assert_int_equal(faults_in_list(first, 0, 5), 0);
+	assert_int_equal(bytes_of(page_of(first)->head),
+	                 fm_offset_of(first, page_of(first)->head));
+
+	struct {
+		uint64_t base_before, base_after;
+		fm_heap *target;
+		long faults;
+		node *found;
+	} seen = {};
+	std::thread t([&] {
+		seen.base_before = __fm_addr_base;
+		seen.target = fmalloc_get_target();
+		seen.found = page_of(first)->head;
+		seen.faults += faults_in_list(first, 0, 5);
+		for (int i = 5; i < 10; i++)
+			seen.faults += push(first, i);
+		seen.faults += faults_in_list(first, 0, 10);
+		seen.base_after = __fm_addr_base;
+	});
+	node *head = page_of(first)->head;
+	t.join();
+	assert_int_equal(seen.base_before, 0);
+	assert_int_equal(seen.base_after, 0);
+	assert_ptr_equal(seen.target, first);
+	assert_ptr_equal(seen.found, head);
+	assert_int_equal(seen.faults, 0);
+	assert_int_equal(faults_in_list(first, 0, 10), 0);
+}
+
+/* A thread's target is its own: setting it changes nothing for others, nor for later threads. */
+static void a_target_is_the_threads_own(void **)
+{
+	long faults = 0;
+	std::thread t([&] {
+		fmalloc_set_target(second);
+		std::thread inner([&] {
+			faults += __fm_addr_base != 0;
+			faults += fmalloc_get_target() != first;
+		});
+		inner.join();
+		faults += __fm_addr_base != (uint64_t)second->mem;
+		faults += fmalloc_get_target() != second;
+	});
+	t.join();
+	assert_int_equal(faults, 0);
+	assert_int_equal(__fm_addr_base, 0);
+	assert_ptr_equal(fmalloc_get_target(), first);
+}
+
+/* Null needs no heap, and nothing is allocated without one. */
+static void before_any_heap(void **)
+{
+	fm_ptr<node> p;
+	fm_ptr<node> q = p;
+
+	assert_int_equal(__fm_addr_base, 0);
+	errno = 0;
+	assert_null(fmalloc_get_target());
+	assert_int_equal(errno, EINVAL);
+	assert_true(!p && p == nullptr && p == q);
+	assert_null((node *)p);
+	p = NULL;
+	assert_int_equal(bytes_of(p), 0);
+	errno = 0;
+	p = (struct node *)fmalloc(sizeof(struct node));
+	assert_int_equal(errno, EINVAL);
+	assert_int_equal(bytes_of(p), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(before_any_heap),
+		cmocka_unit_test(opening),
+		cmocka_unit_test(two_threads_two_targets),
+		cmocka_unit_test(the_target_decides),
+		cmocka_unit_test(without_a_target),
+		cmocka_unit_test(a_target_is_the_threads_own),
+	};
+	return cmocka_run_group_tests_name("fm_ptr<T> and targets", tests, NULL, close_both);
+}

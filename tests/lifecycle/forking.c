@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * fork, with the parent killed, with the child calling, leaving and opening; exec.
+ */
+#define _GNU_SOURCE 1
+#include "../support/lifecycle_util.h"
+
+#include <pthread.h>
+
+/* Opens the heap, forks a child that lives on, reports both, waits to be killed. */
+static int open_and_fork(void *arg)
+{
+	struct fm_options options = { SIZE_OPTIONS, .disable = *(unsigned *)arg };
+	fm_heap *heap = fm_open(path, 0, &options);
+	pid_t child;
+
+	proc_must(heap != NULL);
+	proc_must(fm_malloc(heap, 100) != NULL);
+	child = fork();
+	proc_must(child >= 0);
+	if (child == 0) {
+		shared->ready = 1;
+		for (int i = 0; i < 20000 && !shared->go; i++)
+			proc_sleep_us(1000);
+		shared->done = 1;
+		_exit(0);
+	}
+	while (!shared->go)
+		proc_sleep_us(1000);
+	return 0;
+}
+
+static void test_parent_killed(void **state)
+{
+	unsigned disable = 0;
+	pid_t parent = proc_start(open_and_fork, &disable, PROC_LIMIT_MS);
+	fm_heap *heap;
+
+	(void)state;
+	assert_true(proc_wait_flag(&shared->ready, 1, 10000));
+	assert_int_equal(proc_kill(parent), -SIGKILL);
+	heap = fm_open(path, 0, NULL);
+	assert_non_null(heap);
+	assert_int_equal(shared->done, 0); /* the child lives */
+	assert_true(is_complete(heap));
+	shared->go = 1;
+	assert_true(proc_wait_flag(&shared->done, 1, 10000));
+	assert_int_equal(fm_close(heap), 0);
+}
+
+/* FM_NO_ATFORK is the documented way to do without the handler: then the child keeps the lock. */
+static void test_parent_killed_no_atfork(void **state)
+{
+	unsigned disable = FM_NO_ATFORK;
+	pid_t parent = proc_start(open_and_fork, &disable, PROC_LIMIT_MS);
+
+	(void)state;
+	assert_true(proc_wait_flag(&shared->ready, 1, 10000));
+	assert_int_equal(proc_kill(parent), -SIGKILL);
+	assert_int_equal(try_open(path, 0), EBUSY);
+	shared->go = 1;
+	assert_true(proc_wait_flag(&shared->done, 1, 10000));
+	for (int i = 0; i < 100 && try_open(path, 0) == EBUSY; i++)
+		proc_sleep_us(10000);
+	assert_int_equal(try_open(path, 0), 0);
+}
+
+static int child_calls(void *arg)
+{
+	fm_heap *heap = arg;
+	struct fm_stats stats = { .size = sizeof(stats) };
+	void *objects = fm_at(heap, shared->value[0]);
+
+	proc_must(fm_malloc(heap, 10) == NULL && errno == EPERM);
+	proc_must(fm_last_error()[0] != '\0');
+	proc_must(fm_malloc(heap, 10 << 20) == NULL && errno == EPERM);
+	proc_must(fm_realloc(heap, objects, 10) == NULL && errno == EPERM);
+	proc_must(fm_free(objects) == -1 && errno == EPERM);
+	proc_must(fm_root_set(heap, "x", NULL, 1) == -1 && errno == EPERM);
+	proc_must(fm_root_remove(heap, "objects") == -1 && errno == EPERM);
+	proc_must(fm_close(heap) == -1 && errno == EPERM);
+	(void)fm_stats(heap, &stats);
+	(void)fm_sync(heap);
+	return 0;
+}
+
+/* A child's calls fail and harm nothing, and so does its exit(). */
+static int child_exits(void *arg)
+{
+	(void)child_calls(arg);
+	exit(PROC_SANITIZED ? 0 : 42);
+}
+
+static void test_child_harmless(void **state)
+{
+	fm_heap *heap = fm_open(path, 0, NULL);
+	void *objects;
+
+	(void)state;
+	assert_non_null(heap);
+	objects = fm_root_get(heap, "objects", 1);
+	shared->value[0] = fm_offset_of(heap, objects);
+	assert_non_null(fm_malloc(heap, 24));
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(proc_run(child_calls, heap), 0);
+		assert_int_equal(proc_run(child_exits, heap), PROC_SANITIZED ? 0 : 42);
+		assert_int_equal(try_copy(), EUCLEAN); /* the mark is still set */
+		assert_int_equal(try_open_elsewhere(path, 0), EBUSY);
+		assert_non_null(fm_malloc(heap, 24));
+		assert_non_null(fm_malloc(heap, 1 << 20));
+	}
+	assert_true(is_complete(heap));
+	assert_int_equal(proc_count_objects(heap), 1 + OBJECTS + 7);
+	assert_int_equal(fm_close(heap), 0);
+	assert_int_equal(try_copy(), 0);
+}
+
+/* A forked child may open the heap for itself once its parent is gone, or another heap at once. */
+static int child_opens(void *arg)
+{
+	fm_heap *heap;
+
+	(void)arg;
+	proc_must(try_open(path, 0) == EBUSY);
+	heap = fm_open(other, FM_CREATE, NULL);
+	proc_must(heap != NULL && fm_malloc(heap, 100) != NULL);
+	proc_must(fm_close(heap) == 0);
+	shared->ready = 1;
+	while (!shared->go)
+		proc_sleep_us(500);
+	heap = fm_open(path, 0, NULL);
+	proc_must(heap != NULL);
+	proc_must(fm_malloc(heap, 100) != NULL);
+	proc_must(is_complete(heap));
+	proc_must(fm_close(heap) == 0);
+	return 0;
+}
+
+static void test_child_opens_itself(void **state)
+{
+	fm_heap *heap = fm_open(path, 0, NULL);
+	pid_t child;
+
+	(void)state;
+	assert_non_null(heap);
+	child = proc_start(child_opens, NULL, PROC_LIMIT_MS);
+	assert_true(proc_wait_flag(&shared->ready, 1, 10000));
+	assert_int_equal(fm_close(heap), 0);
+	shared->go = 1;
+	assert_int_equal(proc_end(child), 0);
+	assert_int_equal(try_open(other, 0), 0);
+}
+
+/* exec while open, then the file can be opened beside the new program: nothing was handed on. */
+static int open_and_exec(void *arg)
+{
+	fm_heap *heap = fm_open(path, 0, NULL);
+
+	(void)arg;
+	proc_must(heap != NULL);
+	proc_must(fm_malloc(heap, 100) != NULL);
+	shared->ready = 1;
+	execlp("sleep", "sleep", "20", (char *)NULL);
+	return 127;
+}
+
+static void test_exec(void **state)
+{
+	pid_t pid = proc_start(open_and_exec, NULL, PROC_LIMIT_MS);
+	int error = EBUSY;
+	fm_heap *heap;
+
+	(void)state;
+	assert_true(proc_wait_flag(&shared->ready, 1, 10000));
+	for (int i = 0; i < 500 && error == EBUSY; i++) {
+		proc_sleep_us(10000);
+		error = try_open(path, 0);
+	}
+	assert_int_equal(error, 0);
+	assert_int_equal(waitpid(pid, NULL, WNOHANG), 0); /* it sleeps */
+	proc_kill(pid);
+	heap = fm_open(path, 0, NULL);
+	assert_non_null(heap);
+	assert_true(is_complete(heap));
+	assert_int_equal(fm_close(heap), 0);
+}
+
+/* Every thread of the child but the forking one is gone: what they held must not matter. */
+static void *churn_for_ever(void *heap)
+{
+	while (!shared->done) {
+		void *p = fm_malloc(heap, 64), *q = fm_malloc(heap, 700000);
+
+		proc_must(p && q && fm_free(p) == 0 && fm_free(q) == 0);
+		shared->ready++;
+	}
+	return NULL;
+}
+
+static int fork_among_threads(void *arg)
+{
+	fm_heap *heap = fm_open(path, 0, NULL);
+	pthread_t thread[2];
+
+	(void)arg;
+	proc_must(heap != NULL);
+	shared->value[0] = fm_offset_of(heap, fm_root_get(heap, "objects", 1));
+	for (int i = 0; i < 2; i++)
+		proc_must(pthread_create(&thread[i], NULL, churn_for_ever, heap) == 0);
+	for (int i = 0; i < 50; i++) {
+		proc_must(proc_run(child_calls, heap) == 0);
+		proc_must(fm_malloc(heap, 30) != NULL);
+	}
+	shared->done = 1;
+	for (int i = 0; i < 2; i++)
+		proc_must(pthread_join(thread[i], NULL) == 0);
+	proc_must(is_complete(heap));
+	proc_must(fm_close(heap) == 0);
+	return 0;
+}
+
+static void test_fork_among_threads(void **state)
+{
+	(void)state;
+	assert_int_equal(proc_run(fork_among_threads, NULL), 0);
+	assert_int_equal(try_copy(), 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(test_parent_killed),
+		TEST(test_parent_killed_no_atfork),
+		TEST(test_child_harmless),
+		TEST(test_child_opens_itself),
+		TEST(test_exec),
+		TEST(test_fork_among_threads),
+	};
+
+	return cmocka_run_group_tests_name("forking", tests, setup, teardown);
+}
