@@ -57,7 +57,7 @@ int main(int argc, char **argv)
 	bool init = false;
 	struct fm_info *heap = fmalloc_init(argv[1], &init);
 	if (!heap) {
-		fprintf(stderr, "list: %s: %s\n", argv[1], fm_last_error());
+		fprintf(stderr, "list: %s\n", fm_last_error());
 		return 1;
 	}
 	fmalloc_set_target(heap);
@@ -70,7 +70,7 @@ int main(int argc, char **argv)
 		read_nodes(page->head);
 
 	if (fm_close(heap)) {
-		fprintf(stderr, "list: %s: %s\n", argv[1], fm_last_error());
+		fprintf(stderr, "list: %s\n", fm_last_error());
 		return 1;
 	}
 	return status;

@@ -291,8 +291,8 @@ FM_API int fm_root_each(fm_heap *heap,
 
 /* ---------------------------------------------------------------- looking into a heap */
 
-struct fm_stats {
-	size_t size;            /* set by the caller to sizeof(struct fm_stats) */
+struct fm_statistics {
+	size_t size;            /* set by the caller to sizeof(struct fm_statistics) */
 	uint64_t file_size;     /* bytes, as in st_size */
 	uint64_t disk_size;     /* bytes, st_blocks * 512 */
 	uint64_t max_size;      /* bytes that the file may grow to */
@@ -308,7 +308,7 @@ struct fm_stats {
 
 /* Fill `*stats`. 0, or -1 with errno. Reads all of the heap's metadata. Other threads may go on; counts
  * are then inexact. */
-FM_API int fm_stats(fm_heap *heap, struct fm_stats *stats);
+FM_API int fm_stats(fm_heap *heap, struct fm_statistics *stats);
 
 /* Call `visit` for each live object, by rising address, until it returns something else than 0; returns
  * that, or 0 at the end, or -1 with errno. What the library keeps for named roots is left out. `visit`
@@ -343,7 +343,7 @@ enum fm_misuse_kind {
 struct fm_misuse {
 	enum fm_misuse_kind kind;
 	const void *address; /* the pointer passed, or the heap */
-	fm_heap *heap;       /* where it lies, or NULL */
+	fm_heap *heap;       /* where it lies; NULL: in none, or the heap is not open */
 	const char *text;    /* a sentence, valid during the call */
 };
 

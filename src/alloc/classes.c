@@ -66,6 +66,8 @@ unsigned class_aligned(size_t size, size_t alignment)
 {
 	size_t want = size ? round_up(size, alignment) : alignment;
 
+	if (alignment > UNIT_SIZE)
+		return NO_CLASS; /* slabs begin at multiples of units */
 	for (; want <= SMALL_MAX; want += alignment) {
 		unsigned c = class_of(want);
 

@@ -49,7 +49,7 @@ static inline unsigned class_of(size_t size)
 /* The class whose slots are exactly `slot_size` bytes, or NO_CLASS. */
 unsigned class_with_slot(uint32_t slot_size);
 
-/* The smallest class for `size` bytes whose slots all are multiples of `alignment`, or NO_CLASS. */
+/* The smallest class for `size` bytes whose slots all lie at multiples of `alignment`, or NO_CLASS. */
 unsigned class_aligned(size_t size, size_t alignment);
 
 #endif

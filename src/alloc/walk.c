@@ -106,7 +106,7 @@ int walk_objects(struct heap *heap, int (*visit)(const struct object *object, vo
 
 static int count_object(const struct object *object, void *arg)
 {
-	struct fm_stats *stats = arg;
+	struct fm_statistics *stats = arg;
 
 	stats->live_objects++;
 	stats->live_bytes += object->len;
@@ -120,7 +120,7 @@ static int count_object(const struct object *object, void *arg)
 }
 
 /* Free and slab bytes, and remote frees, of one segment. Needs the lock. */
-static void count_units(const struct heap *heap, uint64_t segment_no, struct fm_stats *stats)
+static void count_units(const struct heap *heap, uint64_t segment_no, struct fm_statistics *stats)
 {
 	const struct unit *units = &heap->units[segment_no * SEGMENT_UNITS];
 	uint64_t start = segment_no << SEGMENT_SHIFT;
@@ -140,7 +140,7 @@ static void count_units(const struct heap *heap, uint64_t segment_no, struct fm_
 	}
 }
 
-int walk_stats(struct heap *heap, struct fm_stats *stats)
+int walk_stats(struct heap *heap, struct fm_statistics *stats)
 {
 	struct os_stat st;
 	int r = os->stat_fd(heap->store.fd, &st);

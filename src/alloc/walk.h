@@ -12,6 +12,6 @@
 int walk_objects(struct heap *heap, int (*visit)(const struct object *object, void *arg), void *arg);
 
 /* Fill in all of *stats but `size`. 0, or -1 after fail(). */
-int walk_stats(struct heap *heap, struct fm_stats *stats);
+int walk_stats(struct heap *heap, struct fm_statistics *stats);
 
 #endif

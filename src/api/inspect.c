@@ -7,10 +7,10 @@
 #include <errno.h>
 #include <string.h>
 
-int fm_stats(fm_heap *handle, struct fm_stats *stats)
+int fm_stats(fm_heap *handle, struct fm_statistics *stats)
 {
 	struct heap *heap = registry_usable(handle);
-	struct fm_stats all = {.size = sizeof(all)};
+	struct fm_statistics all = {.size = sizeof(all)};
 	size_t size;
 
 	if (!heap)

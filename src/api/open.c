@@ -75,8 +75,8 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 
 fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options)
 {
-	if (!path || !*path)
-		return fail(EINVAL, "the path is empty"), NULL;
+	if (!path)
+		return fail(EINVAL, "the path is NULL"), NULL;
 	return open_heap(path, -1, flags, options);
 }
 

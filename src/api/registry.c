@@ -111,7 +111,7 @@ struct heap *registry_usable(const fm_heap *handle)
 	} else if (heap_is_usable(heap, &kind) == 0) {
 		return heap;
 	}
-	misuse_report(kind, handle, NULL);
+	misuse_report(kind, handle, kind == FM_FORKED_CHILD ? &heap->pub : NULL);
 	return NULL;
 }
 

@@ -17,14 +17,10 @@ int fail(int err, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	if (len && fmt[len - 1] == ':') {
-		char reason[96];
 		size_t used = strlen(text);
 
-		/* the XSI or the GNU variant, whichever the C library declares */
-		snprintf(text + used, sizeof(text) - used, " %s",
-		         _Generic(strerror_r(err, reason, sizeof(reason)),
-		                  char *: strerror_r(err, reason, sizeof(reason)),
-		                  default: reason));
+		errno = err;
+		snprintf(text + used, sizeof(text) - used, " %m");
 	}
 	errno = err;
 	return -1;

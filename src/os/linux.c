@@ -55,8 +55,9 @@ static int linux_open(const char *path, bool writable)
 {
 	int fd;
 
+	/* O_NONBLOCK: a path that is a pipe or a device must not make us wait */
 	do
-		fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+		fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	while (fd < 0 && errno == EINTR);
 	return above_stdio(fd);
 }

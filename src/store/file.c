@@ -321,7 +321,7 @@ int store_open_file(struct store *out, const struct store_request *request)
 				store_close_file(&store);
 				return -1;
 			}
-			if (r < 0 && errno == ENOENT && request->create && !request->read_only)
+			if (r < 0 && errno == ENOENT && request->create && request->path)
 				r = create_file(&store, request);
 		}
 	} while (r == 1);

@@ -7,6 +7,7 @@
  */
 #include <fmalloc.hpp>
 
+#include <string>
 #include <thread>
 
 #include <errno.h>
@@ -43,6 +44,13 @@ static fm_heap *open_heap(void)
 	return heap;
 }
 
+static uint64_t bytes_of(const fm_ptr<node> &p)
+{
+	uint64_t bytes;
+	memcpy(&bytes, (const char *)&p, sizeof bytes);
+	return bytes;
+}
+
 static void opening(void **)
 {
 	first = open_heap();
@@ -52,21 +60,15 @@ static void opening(void **)
 	assert_ptr_not_equal(first->mem, second->mem);
 }
 
-static int close_both(void **)
+static void closing(void **)
 {
-	return fm_close(second) | fm_close(first);
+	assert_int_equal(fm_close(second), 0);
+	assert_int_equal(fm_close(first), 0);
 }
 
 static struct app_page *page_of(fm_heap *heap)
 {
 	return (struct app_page *)((char *)heap->mem + PAGE_SIZE);
-}
-
-static uint64_t bytes_of(const fm_ptr<node> &p)
-{
-	uint64_t bytes;
-	memcpy(&bytes, (const char *)&p, sizeof bytes);
-	return bytes;
 }
 
 /* Put a node in front of the list of `heap`, the thread's target. True if that failed. */
@@ -178,6 +180,7 @@ static void without_a_target(void **)
 		long faults;
 		node *found;
 	} seen = {};
+	node *head = page_of(first)->head;
 	std::thread t([&] {
 		seen.base_before = __fm_addr_base;
 		seen.target = fmalloc_get_target();
@@ -188,7 +191,6 @@ static void without_a_target(void **)
 		seen.faults += faults_in_list(first, 0, 10);
 		seen.base_after = __fm_addr_base;
 	});
-	node *head = page_of(first)->head;
 	t.join();
 	assert_int_equal(seen.base_before, 0);
 	assert_int_equal(seen.base_after, 0);
@@ -238,6 +240,50 @@ static void before_any_heap(void **)
 	assert_int_equal(bytes_of(p), 0);
 }
 
+/* A thread that sets no target follows the first heap, also when others close it and open the next:
+ * fm_ptr and fmalloc never differ about the heap. */
+static char folder[256];
+
+static int make_folder(void **)
+{
+	const char *tmp = getenv("TMPDIR");
+	snprintf(folder, sizeof folder, "%s/fmptr-threads-XXXXXX", tmp && *tmp ? tmp : "/tmp");
+	return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **)
+{
+	for (const char *name : { "/a", "/b" })
+		unlink((std::string(folder) + name).c_str());
+	return rmdir(folder);
+}
+
+static void the_first_heap_is_replaced(void **)
+{
+	std::string a = std::string(folder) + "/a", b = std::string(folder) + "/b";
+	bool init = false;
+	fm_heap *heap = fmalloc_init(a.c_str(), &init);
+	assert_non_null(heap);
+	assert_true(init);
+	assert_ptr_equal(fmalloc_get_target(), heap);
+
+	int closed = -1;
+	std::thread t([&] {
+		closed = fm_close(heap);
+		heap = fmalloc_init(b.c_str(), &init);
+	});
+	t.join();
+	assert_int_equal(closed, 0);
+	assert_non_null(heap);
+	assert_ptr_equal(fmalloc_get_target(), heap);
+
+	struct node *n = (struct node *)fmalloc(sizeof(struct node));
+	assert_ptr_equal(fm_heap_of(n), heap);
+	uint64_t bytes = bytes_of(fm_ptr<node>(n)), offset = fm_offset_of(heap, n);
+	assert_int_equal(fm_close(heap), 0);
+	assert_int_equal(bytes, offset);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -247,6 +293,8 @@ int main(void)
 		cmocka_unit_test(the_target_decides),
 		cmocka_unit_test(without_a_target),
 		cmocka_unit_test(a_target_is_the_threads_own),
+		cmocka_unit_test(closing),
+		cmocka_unit_test_setup_teardown(the_first_heap_is_replaced, make_folder, remove_folder),
 	};
-	return cmocka_run_group_tests_name("fm_ptr<T> and targets", tests, NULL, close_both);
+	return cmocka_run_group_tests_name("fm_ptr<T> and targets", tests, NULL, NULL);
 }

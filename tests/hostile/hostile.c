@@ -387,7 +387,7 @@ static bool operate(struct use *u, size_t size, uint64_t state)
 		if (!o->p)
 			proc_must(errno != 0 && fm_last_error()[0] != '\0');
 		else
-			proc_fill(o->p, o->id, 0, o->size);
+			proc_fill(o->p, o->id, o->size);
 	}
 	(void)fm_root_set(u->heap, "one more", NULL, 7);
 	(void)fm_root_remove(u->heap, "root 1");
@@ -404,7 +404,7 @@ static void ignore_misuse(const struct fm_misuse *misuse, void *arg)
 static const char *use_heap(fm_heap *heap, size_t size, bool writable, uint64_t state)
 {
 	static struct use u;
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	long findings = fm_check(heap, NULL, NULL);
 	bool intact;
 
@@ -568,7 +568,7 @@ static int populate(void *arg)
 
 		p = fm_malloc(heap, size);
 		proc_must(p != NULL);
-		proc_fill(p, i, 0, size);
+		proc_fill(p, i, size);
 		snprintf(name, sizeof(name), "root %u", i / 80);
 		if (i % 80 == 0)
 			proc_must(fm_root_set(heap, name, p, 1) == 0);

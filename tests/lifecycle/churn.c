@@ -19,7 +19,7 @@ static void *short_thread(void *arg)
 		p[i] = fm_malloc(heap, (size_t)16 << i % 7);
 		if (!p[i])
 			return NULL;
-		proc_fill(p[i], i, 0, (size_t)16 << i % 7);
+		proc_fill(p[i], i, (size_t)16 << i % 7);
 	}
 	for (size_t i = 0; i < 20; i++)
 		if (!proc_intact(p[i], i, (size_t)16 << i % 7, (size_t)16 << i % 7) || fm_free(p[i]) != 0)
@@ -45,7 +45,7 @@ static void run_threads(fm_heap *heap, long count)
 static void test_thread_churn(void **state)
 {
 	fm_heap *heap = fm_open(path, 0, NULL);
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	uint64_t objects, size;
 	long fds, maps;
 
@@ -78,7 +78,7 @@ static int short_run(void *arg)
 	for (size_t i = 0; i < 60; i++) {
 		p[i] = fm_malloc(heap, 16 + i % 20 * 100);
 		proc_must(p[i] != NULL);
-		proc_fill(p[i], i, 0, 16 + i % 20 * 100);
+		proc_fill(p[i], i, 16 + i % 20 * 100);
 	}
 	for (size_t i = 0; i < 60; i++)
 		proc_must(fm_free(p[i]) == 0);
@@ -115,7 +115,7 @@ static void test_short_runs(void **state)
 
 static void test_reopen_many_times(void **state)
 {
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	struct stat st, last;
 	long fds, maps;
 	uint64_t generation;

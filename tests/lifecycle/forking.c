@@ -68,7 +68,7 @@ static void test_parent_killed_no_atfork(void **state)
 static int child_calls(void *arg)
 {
 	fm_heap *heap = arg;
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	void *objects = fm_at(heap, shared->value[0]);
 
 	proc_must(fm_malloc(heap, 10) == NULL && errno == EPERM);

@@ -17,7 +17,7 @@ static void allocate_late(void)
 	void *p = fm_malloc(leaving_heap, 300);
 
 	if (p) {
-		proc_fill(p, 9, 0, 300);
+		proc_fill(p, 9, 300);
 		(void)fm_root_set(leaving_heap, "late", p, 3);
 	}
 }
@@ -36,7 +36,7 @@ static int leave(const char *where, enum leaving how)
 	proc_must(heap != NULL);
 	p = fm_malloc(heap, 5000);
 	proc_must(p != NULL);
-	proc_fill(p, 77, 0, 5000);
+	proc_fill(p, 77, 5000);
 	proc_must(fm_root_set(heap, "left", p, 4) == 0);
 	if (how == BY_EXIT_AT_ONCE)
 		_exit(7);

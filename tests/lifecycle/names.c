@@ -19,7 +19,7 @@ static void test_renamed(void **state)
 	assert_int_equal(try_open(path, 0), ENOENT);
 	p = fm_malloc(heap, 3 << 20);
 	assert_non_null(p);
-	proc_fill(p, 5, 0, 3 << 20);
+	proc_fill(p, 5, 3 << 20);
 	assert_int_equal(fm_root_set(heap, "new", p, 2), 0);
 	assert_int_equal(fm_close(heap), 0);
 	assert_int_equal(access(path, F_OK), -1);

@@ -183,7 +183,7 @@ static int visit_object(void *p, size_t usable, void *arg)
 /* NULL is what a failed fm_open gave, or no target: EINVAL, as the functions on the target have it. */
 static void a_null_heap(struct misuse_case *c)
 {
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 
 	FAILS(c, fm_malloc(NULL, 10), NULL, EINVAL);
 	FAILS(c, fm_calloc(NULL, 1, 10), NULL, EINVAL);
@@ -211,11 +211,8 @@ static void other_nulls(struct misuse_case *c)
 	FAILS(c, fm_root_set(c->heap, NULL, NULL, 0), -1, EINVAL);
 	FAILS(c, fm_root_get(c->heap, NULL, 0), NULL, EINVAL);
 	FAILS(c, fm_root_remove(c->heap, NULL), -1, EINVAL);
-	FAILS(c, fm_root_each(c->heap, NULL, NULL), -1, EINVAL);
 	FAILS(c, fm_walk(c->heap, NULL, NULL), -1, EINVAL);
 	FAILS(c, fm_stats(c->heap, NULL), -1, EINVAL);
-	FAILS(c, fm_strdup(c->heap, NULL), NULL, EINVAL);
-	FAILS(c, fm_strndup(c->heap, NULL, 5), NULL, EINVAL);
 }
 
 /* ---------------------------------------------------------------- names of roots */
@@ -306,7 +303,7 @@ static void shorter_options(struct misuse_case *c)
 		.wait_ms = -5,
 		.disable = ~0u,
 	};
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 	char path[4200];
 	struct stat st;
 	fm_heap *other;
@@ -358,7 +355,7 @@ static void offsets_of_no_object(struct misuse_case *c)
 {
 	uint64_t object = fm_offset_of(c->heap, c->objects[8]);
 	size_t usable = fm_usable_size(c->objects[8]);
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 
 	NEED(fm_stats(c->heap, &s) == 0);
 	NEED(fm_at_checked(c->heap, object, usable) == c->objects[8]);

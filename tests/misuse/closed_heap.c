@@ -54,7 +54,7 @@ static int visit_object(void *p, size_t usable, void *arg)
 	return 1;
 }
 
-static struct fm_stats stats = { .size = sizeof stats };
+static struct fm_statistics stats = { .size = sizeof stats };
 
 CLOSED(malloc_, fm_malloc(heap, 10), NULL)
 CLOSED(malloc_large, fm_malloc(heap, 1 * MIB), NULL)

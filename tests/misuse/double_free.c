@@ -294,7 +294,7 @@ static void after_reopening(struct misuse_case *c)
 	NEED(fm_close(c->heap) == 0);
 	NEED(misuse_open(c, 0));
 	for (unsigned i = 0; i < 8; i++) {
-		struct fm_stats s = { .size = sizeof s };
+		struct fm_statistics s = { .size = sizeof s };
 
 		NEED(fm_stats(c->heap, &s) == 0);
 		if (offsets[i] < s.file_size)

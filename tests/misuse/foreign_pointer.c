@@ -95,7 +95,7 @@ static void high_numbers(struct misuse_case *c)
 
 static void beside_the_reservation(struct misuse_case *c)
 {
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 	uintptr_t mem = (uintptr_t)c->heap->mem;
 
 	NEED(fm_stats(c->heap, &s) == 0);

@@ -29,11 +29,28 @@ static void in_child(struct misuse_case *c, void (*act)(struct misuse_case *))
 	NEED(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-#define IN_CHILD(name, call, result, address) \
+/* With `heap`: what the handler is told is the handle, which lies nowhere. */
+#define IN_CHILD(name, call, result) \
 	static void child_##name(struct misuse_case *c) \
 	{ \
-		WRONG_CALL(c, call, result, EPERM, FM_FORKED_CHILD, address, c->heap); \
+		WRONG_CALL(c, call, result, EPERM, FM_FORKED_CHILD, c->heap, NULL); \
 	} \
+	IN_CHILD_RUN(name)
+
+/* Without one, for fm_free(): the pointer passed, and where it lies. */
+#define FREE_IN_CHILD(name, p) \
+	static void child_##name(struct misuse_case *c) \
+	{ \
+		if (wrong_begin(c, ABORT_AT_FREE)) { \
+			int result = fm_free(p); \
+\
+			wrong_end(c, errno, EPERM, FM_FORKED_CHILD, p, c->heap); \
+			NEED(result == -1); \
+		} \
+	} \
+	IN_CHILD_RUN(name)
+
+#define IN_CHILD_RUN(name) \
 	static void name(struct misuse_case *c) \
 	{ \
 		in_child(c, child_##name); \
@@ -48,27 +65,27 @@ static int visit_root(const char *name, void *p, uint64_t tag, void *arg)
 	return 1;
 }
 
-IN_CHILD(malloc_, fm_malloc(c->heap, 10), NULL, c->heap)
-IN_CHILD(malloc_large, fm_malloc(c->heap, 1 * MIB), NULL, c->heap)
-IN_CHILD(malloc_huge, fm_malloc(c->heap, 20 * MIB), NULL, c->heap)
-IN_CHILD(calloc_, fm_calloc(c->heap, 1, 10), NULL, c->heap)
-IN_CHILD(aligned_alloc_, fm_aligned_alloc(c->heap, 64, 10), NULL, c->heap)
-IN_CHILD(strdup_, fm_strdup(c->heap, "text"), NULL, c->heap)
-IN_CHILD(strndup_, fm_strndup(c->heap, "text", 2), NULL, c->heap)
-IN_CHILD(realloc_of_null, fm_realloc(c->heap, NULL, 10), NULL, c->heap)
-IN_CHILD(realloc_grows, fm_realloc(c->heap, c->objects[4], 5000), NULL, c->objects[4])
-IN_CHILD(realloc_in_place, fm_realloc(c->heap, c->objects[4], c->sizes[4]), NULL, c->objects[4])
-IN_CHILD(reallocarray_, fm_reallocarray(c->heap, c->objects[4], 2, 10), NULL, c->objects[4])
-IN_CHILD(free_small, fm_free(c->objects[4]), -1, c->objects[4])
-IN_CHILD(free_medium, fm_free(c->objects[10]), -1, c->objects[10])
-IN_CHILD(free_run, fm_free(c->objects[15]), -1, c->objects[15])
-IN_CHILD(close_, fm_close(c->heap), -1, c->heap)
-IN_CHILD(sync_, fm_sync(c->heap), -1, c->heap)
-IN_CHILD(root_set, fm_root_set(c->heap, "name", c->objects[4], 0), -1, c->heap)
-IN_CHILD(root_remove, fm_root_remove(c->heap, "name"), -1, c->heap)
-IN_CHILD(root_get, fm_root_get(c->heap, "name", 0), NULL, c->heap)
-IN_CHILD(root_each, fm_root_each(c->heap, visit_root, NULL), -1, c->heap)
-IN_CHILD(target_malloc, fmalloc(10), NULL, c->heap)
+IN_CHILD(malloc_, fm_malloc(c->heap, 10), NULL)
+IN_CHILD(malloc_large, fm_malloc(c->heap, 1 * MIB), NULL)
+IN_CHILD(malloc_huge, fm_malloc(c->heap, 20 * MIB), NULL)
+IN_CHILD(calloc_, fm_calloc(c->heap, 1, 10), NULL)
+IN_CHILD(aligned_alloc_, fm_aligned_alloc(c->heap, 64, 10), NULL)
+IN_CHILD(strdup_, fm_strdup(c->heap, "text"), NULL)
+IN_CHILD(strndup_, fm_strndup(c->heap, "text", 2), NULL)
+IN_CHILD(realloc_of_null, fm_realloc(c->heap, NULL, 10), NULL)
+IN_CHILD(realloc_grows, fm_realloc(c->heap, c->objects[4], 5000), NULL)
+IN_CHILD(realloc_in_place, fm_realloc(c->heap, c->objects[4], c->sizes[4]), NULL)
+IN_CHILD(reallocarray_, fm_reallocarray(c->heap, c->objects[4], 2, 10), NULL)
+FREE_IN_CHILD(free_small, c->objects[4])
+FREE_IN_CHILD(free_medium, c->objects[10])
+FREE_IN_CHILD(free_run, c->objects[15])
+IN_CHILD(close_, fm_close(c->heap), -1)
+IN_CHILD(sync_, fm_sync(c->heap), -1)
+IN_CHILD(root_set, fm_root_set(c->heap, "name", c->objects[4], 0), -1)
+IN_CHILD(root_remove, fm_root_remove(c->heap, "name"), -1)
+IN_CHILD(root_get, fm_root_get(c->heap, "name", 0), NULL)
+IN_CHILD(root_each, fm_root_each(c->heap, visit_root, NULL), -1)
+IN_CHILD(target_malloc, fmalloc(10), NULL)
 
 static void child_ffree(struct misuse_case *c)
 {
@@ -97,9 +114,9 @@ static void roots_stay(struct misuse_case *c)
 static void child_allocates_again_and_again(struct misuse_case *c)
 {
 	for (unsigned i = 0; i < 5; i++) {
-		WRONG_CALL(c, fm_malloc(c->heap, 48), NULL, EPERM, FM_FORKED_CHILD, c->heap, c->heap);
+		WRONG_CALL(c, fm_malloc(c->heap, 48), NULL, EPERM, FM_FORKED_CHILD, c->heap, NULL);
 		WRONG_CALL(c, fm_malloc(c->heap, 16 + i * 100), NULL, EPERM, FM_FORKED_CHILD, c->heap,
-		           c->heap);
+		           NULL);
 	}
 }
 

@@ -9,7 +9,7 @@
 
 static uint64_t file_size(const struct misuse_case *c)
 {
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 
 	NEED(fm_stats(c->heap, &s) == 0);
 	return s.file_size;
@@ -139,28 +139,30 @@ static void a_slot_never_handed_out(struct misuse_case *c)
 	wrong_pointer(c, q, FM_NO_OBJECT, c->heap);
 }
 
-/* What is left at a slab's end after its last slot. */
+/* What is left at the end of a unit that is a slab, after its last slot. */
 static void the_tail_of_a_slab(struct misuse_case *c)
 {
-	enum { SIZE = 1000, N = 400 };
+	enum { N = 3000 };
+	static const size_t sizes[] = { 24, 40, 72 }; // they don't divide a unit
 	static char *p[N];
-	unsigned tails = 0;
 
-	for (unsigned i = 0; i < N; i++)
-		NEED((p[i] = fm_malloc(c->heap, SIZE)));
-	for (unsigned i = 0; i < N; i++) {
-		size_t usable = fm_usable_size(p[i]);
-		char *after = p[i] + usable;
+	for (unsigned k = 0; k < 3; k++) {
+		unsigned tails = 0;
 
-		// the unit ends inside what would be the next slot
-		if ((uintptr_t)after % UNIT == 0 || (uintptr_t)after % UNIT + usable <= UNIT)
-			continue;
-		if (fm_at_checked(c->heap, fm_offset_of(c->heap, after), 1))
-			continue; // a slab of several units, and a slot across their border
-		wrong_pointer(c, after, FM_INVALID_POINTER, c->heap);
-		tails++;
+		for (unsigned i = 0; i < N; i++)
+			NEED((p[i] = fm_malloc(c->heap, sizes[k])));
+		for (unsigned i = 0; i < N; i++) {
+			char *after = p[i] + fm_usable_size(p[i]);
+
+			// the unit ends inside what would be the next slot
+			if ((uintptr_t)after % UNIT == 0 || (uintptr_t)after % UNIT + sizes[k] <= UNIT)
+				continue;
+			wrong_pointer(c, after, FM_INVALID_POINTER, c->heap);
+			wrong_pointer(c, after + 8, FM_INVALID_POINTER, c->heap);
+			tails++;
+		}
+		NEED(tails > 0);
 	}
-	NEED(tails > 0);
 }
 
 static void the_superblock(struct misuse_case *c)
@@ -205,14 +207,15 @@ static void the_metadata_of_another_segment(struct misuse_case *c)
 	invalid_at(c, SEGMENT + UNIT - 8);
 }
 
-/* Of a run of many units, freed in the middle of two others, the units but the first. */
+/* The units of a run that was freed: whether they ever were objects of their own nobody can tell. */
 static void a_free_unit(struct misuse_case *c)
 {
 	char *p = fm_malloc(c->heap, 1 * MIB), *q = fm_malloc(c->heap, 1 * MIB);
 
 	NEED(p && q);
 	NEED(fm_free(p) == 0);
-	wrong_pointer(c, p + UNIT + 8, FM_INVALID_POINTER, c->heap);
+	wrong_pointer(c, p + UNIT + 8, FM_NO_OBJECT, c->heap);
+	wrong_pointer(c, p + 5 * UNIT + 1, FM_INVALID_POINTER, c->heap);
 	wrong_pointer(c, p + 5 * UNIT, FM_NO_OBJECT, c->heap);
 }
 
@@ -228,7 +231,7 @@ static void the_end_of_the_file(struct misuse_case *c)
 /* Address space that is reserved and not backed by the file. */
 static void the_reservation(struct misuse_case *c)
 {
-	struct fm_stats s = { .size = sizeof s };
+	struct fm_statistics s = { .size = sizeof s };
 
 	NEED(fm_stats(c->heap, &s) == 0);
 	NEED(s.address_space > s.file_size + 64 * MIB);

@@ -42,7 +42,7 @@ static void pile_add(struct pile *pile, fm_heap *heap, void *p, size_t size)
 		pile->item = realloc(pile->item, pile->room * sizeof(*pile->item));
 		proc_must(pile->item != NULL);
 	}
-	proc_fill(p, ++pile->next_id, 0, size);
+	proc_fill(p, ++pile->next_id, size);
 	pile->item[pile->count++] = (struct item){ fm_offset_of(heap, p), size, pile->next_id };
 }
 
@@ -61,7 +61,7 @@ static bool pile_intact(const struct pile *pile, fm_heap *heap)
 static void pile_rewrite(const struct pile *pile, fm_heap *heap)
 {
 	for (size_t i = 0; i < pile->count; i++)
-		proc_fill(fm_at(heap, pile->item[i].off), pile->item[i].id, 0, pile->item[i].size);
+		proc_fill(fm_at(heap, pile->item[i].off), pile->item[i].id, pile->item[i].size);
 }
 
 static void pile_pop(struct pile *pile, fm_heap *heap)
@@ -371,7 +371,7 @@ static void make_holed_heap(uint64_t off[LIVE], bool zero_objects)
 		memset(freed[i], 0, size);
 		memset(p, 0, size);
 		if (!zero_objects)
-			proc_fill(p, i, 0, size);
+			proc_fill(p, i, size);
 		off[i] = fm_offset_of(heap, p);
 	}
 	for (size_t i = 0; i < LIVE; i++)
@@ -501,7 +501,7 @@ static int use_holes_on_full_disk(void *arg)
 static int max_size(void *arg)
 {
 	struct fm_options options = { .size = sizeof(options), .max_size = 20 * MIB };
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	struct pile pile = { 0 };
 	fm_heap *heap = fm_open(path, FM_CREATE, &options);
 	struct stat st;
@@ -537,7 +537,7 @@ static int max_size(void *arg)
 static int address_space_option(void *arg)
 {
 	struct fm_options options = { .size = sizeof(options), .address_space = 24 * MIB };
-	struct fm_stats stats = { .size = sizeof(stats) };
+	struct fm_statistics stats = { .size = sizeof(stats) };
 	fm_heap *heap = fm_open(path, FM_CREATE, &options);
 	struct pile pile = { 0 };
 

@@ -38,7 +38,7 @@ static inline int make_heap(const char *where)
 
 		if (!p)
 			return -1;
-		proc_fill(p, i, 0, 10 + i * 7);
+		proc_fill(p, i, 10 + i * 7);
 		offs[i] = fm_offset_of(heap, p);
 	}
 	if (!offs || fm_root_set(heap, "objects", offs, 1) != 0)

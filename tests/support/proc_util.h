@@ -94,38 +94,43 @@ static inline uint64_t proc_below(uint64_t *state, uint64_t bound)
 	return bound ? proc_rand(state) % bound : 0;
 }
 
-/* The byte that belongs at position `at` of the content `id`. */
-static inline unsigned char proc_byte(uint64_t id, size_t at)
-{
-	return (unsigned char)(proc_mix(id ^ (uint64_t)(at / 8) << 20) >> (at % 8 * 8));
-}
-
-/* Next position to write or look at: every byte of small objects and near the ends, else one a page. */
+/* An object's content consists of words made of its number `id` and their place. Which word comes after
+ * the one at `at`: in small objects and near the ends the next, else one a page. */
 static inline size_t proc_next(size_t at, size_t size)
 {
-	if (size <= 8192 || at < 256 || at + 256 >= size)
-		return at + 1;
-	return at + 4096 < size - 256 ? at + 4096 : size - 256;
+	size_t last = size > 256 ? (size - 256) & ~(size_t)7 : 0;
+
+	if (size <= 8192 || at < 256 || at >= last)
+		return at + 8;
+	return at + 4096 < last ? at + 4096 : last;
 }
 
-/* Write the content `id` of an object of `size` bytes at [from, size). */
-static inline void proc_fill(void *p, uint64_t id, size_t from, size_t size)
+static inline uint64_t proc_word(uint64_t id, size_t at)
 {
-	unsigned char *b = p;
-
-	for (size_t i = 0; i < size; i = proc_next(i, size))
-		if (i >= from)
-			b[i] = proc_byte(id, i);
+	return proc_mix(id ^ (uint64_t)at << 20);
 }
 
-/* Whether [0, upto) holds the content `id` that was written for an object of `size` bytes. */
+/* Write the content `id` of an object of `size` bytes. */
+static inline void proc_fill(void *p, uint64_t id, size_t size)
+{
+	for (size_t at = 0; at < size; at = proc_next(at, size)) {
+		uint64_t word = proc_word(id, at);
+
+		memcpy((char *)p + at, &word, size - at < 8 ? size - at : 8);
+	}
+}
+
+/* Whether the first `upto` bytes are as proc_fill(p, id, size) wrote them. */
 static inline bool proc_intact(const void *p, uint64_t id, size_t size, size_t upto)
 {
-	const unsigned char *b = p;
+	size_t end = upto < size ? upto : size;
 
-	for (size_t i = 0; i < size && i < upto; i = proc_next(i, size))
-		if (b[i] != proc_byte(id, i))
+	for (size_t at = 0; at < end; at = proc_next(at, size)) {
+		uint64_t word = proc_word(id, at);
+
+		if (memcmp((const char *)p + at, &word, end - at < 8 ? end - at : 8) != 0)
 			return false;
+	}
 	return true;
 }
 
