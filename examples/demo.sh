@@ -10,7 +10,7 @@ export LC_ALL=C
 bin=$(cd "$1" && pwd)/examples
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-demo.XXXXXX")
 trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' INT TERM HUP
+trap 'exit 1' INT TERM HUP PIPE
 cd "$dir"
 
 say() { printf '\n== %s\n' "$*"; }
@@ -98,7 +98,7 @@ echo "$opened"
 now=$(files_in "$opened")
 # One file more may be in the heap than was printed: the one whose name was about to be.
 more=$((now - before - seen))
-[ $more -eq 0 ] || [ $more -eq 1 ] || die "$seen files were finished, $((now - before)) are in the heap"
+[ $more -eq 0 ] || [ $more -eq 1 ] || die "$seen files were finished, $((more + seen)) are there"
 check $((now / files)) $((now % files)) "the $now files that are finished"
 
 say 'the fourth process completes the run'

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * list FILE: writes a linked list into a heap at the first run and reads it, in place, at every later one.
+ * list FILE: writes a linked list into a heap at the first run and reads it, in place, at every
+ * later one.
  */
 #include <errno.h>
 #include <fmalloc.h>
@@ -14,7 +15,7 @@ struct node {
 	fm_ptr(struct node) next;
 };
 
-/* Ten squares, the largest first in the heap, so that the list reads upwards. NULL when the heap is full. */
+/* Ten squares, made from the last to the first. NULL when the heap is full. */
 static struct node *make_list(fm_heap *heap)
 {
 	struct node *head = NULL;

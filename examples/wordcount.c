@@ -2,37 +2,37 @@
  *
  * wordcount: a hash table of words in a heap. It may be killed at any instruction.
  *
- *   wordcount HEAP [-v] [FILE|FOLDER...]   add the words of these files to the counts; without any, those
- *                                          of the licence texts and copyright files of a Debian machine;
- *                                          -v prints each file's name when its counts are in the heap
+ *   wordcount HEAP [-v] [FILE|FOLDER...]   add the words of these files to the counts; without any,
+ *                                          of the licence texts and copyright files of a Debian
+ *                                          machine; -v prints each file's name when it is counted
  *   wordcount HEAP --top N                 the N most frequent words
  *   wordcount HEAP --query WORD...         the counts of these words
  *
- * Counts go to stdout, what was opened and done to stderr. A word is a longest sequence of the letters
- * a to z, in either case. Files that end in .gz or contain a zero byte are skipped.
+ * Counts go to stdout, what was opened and done to stderr. A word is a longest sequence of the
+ * letters a to z, in either case. Files that end in .gz or contain a zero byte are skipped.
  *
  * How a file is counted exactly once
  *
- *   A kill falls between two instructions: the heap then holds every store before that place and none
- *   after it. All that matters is the order of stores, and that each takes effect by one aligned 64-bit
- *   store; compiler fences (store(), LINK()) keep the order.
+ *   A kill falls between two instructions: the heap then holds every store before that place and
+ *   none after it. What matters is the order of stores, kept by compiler fences (store, LINK),
+ *   and that each step takes effect by one aligned 64-bit store.
  *
- *   1. The words of a file are looked up, new ones linked with count 0. The file's effect is written
- *      to the index's log as changes "the word at offset o gets the value v", v being the whole new
- *      count and not a difference. The totals and the run's position are changes of the same log.
+ *   1. The words of a file are looked up, new ones linked with count 0. The file's effect is
+ *      written to the index's log as changes "the word at offset o gets the value v", v being the
+ *      whole new count, not a difference. The totals and the run's position are changes too.
  *   2. One store sets index.logged to the number of changes. From here on the file is counted.
  *   3. Each change is one store to its place.
  *   4. One store sets index.logged to 0.
  *
- *   Killed in 1, the log is not in force: counts and position are the old ones and the next run counts
- *   the file from its beginning. Killed in 3, whoever opens the heap next does step 3 again, which may
- *   be repeated since it stores values, not differences. There is no state in between.
+ *   Killed in 1, the log is not in force: counts and position are the old ones and the next run
+ *   counts the file from its beginning. Killed in 3, whoever opens the heap next does step 3 again,
+ *   which may be repeated since it stores values, not differences. There is no state in between.
  *
  *   A run's list of files lies in the heap too, linked by one store, with the position in it. An
  *   interrupted run is always finished; if the files asked for are the same, that is all.
  *
- *   Objects are linked after allocating and unlinked before freeing, so a kill between the two leaves
- *   one object allocated that nothing names, and never a link to a freed one.
+ *   Objects are linked after allocating and unlinked before freeing, so a kill between the two
+ *   leaves one object allocated that nothing names, and never a link to a freed one.
  */
 #define _XOPEN_SOURCE 700
 #include <errno.h>
@@ -57,7 +57,7 @@ struct word {
 	char text[];
 };
 
-/* Open addressing, at most half full. Words never move: a larger table takes over the same words. */
+/* Open addressing, at most half full. Words never move: a larger table takes them over. */
 struct table {
 	uint64_t slots; /* a power of two */
 	fm_ptr(struct word) slot[];
@@ -156,7 +156,7 @@ static uint64_t slot_of(struct session *s, struct table *t, const char *text, si
 	}
 }
 
-/* Unlink and free the table that does not count: a smaller one, or one that a kill left half filled. */
+/* Unlink and free the table that does not count: a smaller one, or left half filled by a kill. */
 static int drop_spare(struct session *s)
 {
 	unsigned spare = !s->index->current;
@@ -230,8 +230,8 @@ static struct word *find_or_add(struct session *s, const char *text, size_t len)
 
 /* ---------------------------------------------------------------- step 1: a file's changes */
 
-/* A log of at least `room` changes, with those made so far. Requires that the log is not in force. Not by
- * fm_realloc, which frees the old log before anybody can link the new one. */
+/* A log of at least `room` changes, with those made so far. Requires that the log is not in force.
+ * Not by fm_realloc, which frees the old log before anybody can link the new one. */
 static int make_room(struct session *s, uint64_t room)
 {
 	struct change *old = s->log, *log;
@@ -255,7 +255,7 @@ static void add_change(struct session *s, const _Atomic uint64_t *place, uint64_
 	s->log[s->changes++].value = value;
 }
 
-/* Count one occurrence in the log. A mark left by another file or process is known by the offset. */
+/* Count one occurrence in the log. Marks left by other files and processes fail by the offset. */
 static int count_word(struct session *s, const char *text, size_t len, uint64_t *distinct)
 {
 	struct word *w = find_or_add(s, text, len);
@@ -279,7 +279,7 @@ static bool is_letter(char c)
 	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* Steps 1 to 4 for one file of the run. text == NULL: it is skipped, which moves the position too. */
+/* Steps 1 to 4 for one file of the run. text == NULL: skipped, which moves the position too. */
 static int count_text(struct session *s, struct run *run, char *text, size_t len)
 {
 	uint64_t words = 0, distinct = 0;
@@ -306,7 +306,7 @@ static int count_text(struct session *s, struct run *run, char *text, size_t len
 
 /* ---------------------------------------------------------------- files */
 
-/* The whole file in ordinary memory. NULL with *skip set for what is not text, without for an error. */
+/* The whole file in ordinary memory. NULL: not text if *skip, else an error. */
 static char *read_text(const char *path, size_t *len, bool *skip)
 {
 	size_t room = 1 << 16, n, path_len = strlen(path);
@@ -337,7 +337,7 @@ static char *read_text(const char *path, size_t *len, bool *skip)
 	return text;
 }
 
-/* Do the files of the run in the heap from its position on. 0, 1 if a file could not be read, -1. */
+/* Do the files of the run from its position on. 0, 1 if a file could not be read, -1. */
 static int do_run(struct session *s, bool verbose)
 {
 	struct run *run = fm_get(s->heap, s->index->run);
@@ -408,7 +408,10 @@ static void add_names(const char *path)
 
 static void add_default_names(void)
 {
-	static const char *const pattern[] = {"/usr/share/common-licenses/*", "/usr/share/doc/*/copyright"};
+	static const char *const pattern[] = {
+		"/usr/share/common-licenses/*",
+		"/usr/share/doc/*/copyright",
+	};
 	glob_t found;
 
 	for (int i = 0; i < 2; i++) {
@@ -468,7 +471,8 @@ static int begin_run(struct session *s, uint64_t files, const char *text, size_t
 }
 
 /* Finish the interrupted run if there is one; count the files of `text` unless that did. */
-static int count_files(struct session *s, uint64_t files, const char *text, size_t len, bool verbose)
+static int count_files(struct session *s, uint64_t files, const char *text, size_t len,
+                       bool verbose)
 {
 	struct run *run = fm_get(s->heap, s->index->run);
 	bool is_same = run && run->len == len && !memcmp(run->text, text, len);

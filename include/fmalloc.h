@@ -278,7 +278,7 @@ struct fm_offset;
 FM_API int fm_root_set(fm_heap *heap, const char *name, void *p, uint64_t type_tag);
 
 /* The address published under `name`. NULL with errno ENOENT: no such root; EPROTOTYPE: its tag is
- * another; 0: NULL was published. */
+ * another; EFAULT: its object was freed and the file has become shorter since; 0: NULL was published. */
 FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
 
 /* Take the name away; the object stays. 0, or -1 with errno ENOENT, EROFS, EBADF, EPERM. */

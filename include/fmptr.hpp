@@ -48,6 +48,8 @@
 extern "C" {
 /* Address of the calling thread's target heap; 0 while the thread has set none. */
 extern __thread FM_API uint64_t __fm_addr_base;
+/* Address of the process's first heap; 0 while none is open. */
+extern FM_API uint64_t __fm_first_base;
 }
 
 namespace fm_detail {
@@ -57,8 +59,7 @@ inline uint64_t base() noexcept
 {
 	if (__builtin_expect(__fm_addr_base != 0, 1))
 		return __fm_addr_base;
-	const struct fm_info *heap = fmalloc_get_target();
-	return heap ? (uint64_t)(uintptr_t)heap->mem : 0;
+	return __atomic_load_n(&__fm_first_base, __ATOMIC_RELAXED);
 }
 
 /* The type R for an I that can be added to a pointer. */

@@ -19,9 +19,8 @@ static int prepare_change(struct heap *heap)
 	return unlikely(load_relaxed(&heap->rests)) ? heap_wake(heap) : 0;
 }
 
-static void *alloc_slot(struct heap *heap, unsigned class_no)
+static void *alloc_slot(struct heap *heap, struct tcache *tcache, unsigned class_no)
 {
-	struct tcache *tcache = tcache_attach(heap);
 	void *p;
 
 	if (likely(tcache != NULL))
@@ -33,22 +32,38 @@ static void *alloc_slot(struct heap *heap, unsigned class_no)
 	return p;
 }
 
-void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
+static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
 {
 	unsigned class_no = NO_CLASS;
+	void *p;
+
+	if (size <= SMALL_MAX)
+		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
+	if (class_no != NO_CLASS)
+		return alloc_slot(heap, tcache, class_no);
+	heap_lock(heap);
+	p = large_alloc(heap, size, alignment, is_zero);
+	heap_unlock(heap);
+	return p;
+}
+
+void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
+{
+	struct tcache *tcache;
 	void *p;
 
 	*is_zero = false;
 	if (prepare_change(heap))
 		return NULL;
-	if (size <= SMALL_MAX)
-		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
-	if (class_no != NO_CLASS)
-		return alloc_slot(heap, class_no);
-	heap_lock(heap);
-	p = large_alloc(heap, size, alignment, is_zero);
-	heap_unlock(heap);
-	return p;
+	tcache = tcache_attach(heap);
+	p = alloc_once(heap, tcache, size, alignment, is_zero);
+	if (likely(p != NULL))
+		return p;
+	if (!tcache || !tcache_release_empty(tcache)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return alloc_once(heap, tcache, size, alignment, is_zero);
 }
 
 /* ---------------------------------------------------------------- from an address to its object */
@@ -199,9 +214,12 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 {
 	bool done;
 
-	if (object->unit->state == UNIT_IS_SLAB)
-		return size <= object->len &&
-		       (size >= object->len / KEEP_SHARE || class_of(size) == object->unit->class_no);
+	if (object->unit->state == UNIT_IS_SLAB) {
+		/* a multiple of 16 is promised that alignment, which not every larger slot has */
+		if (size > object->len || (size % 16 == 0 && object->off % 16))
+			return false;
+		return size >= object->len / KEEP_SHARE || class_of(size) == object->unit->class_no;
+	}
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;
 	heap_lock(heap);

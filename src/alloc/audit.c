@@ -273,7 +273,7 @@ static void audit_roots(struct audit *audit)
 			continue;
 		len = object_len(audit, off, audit->mend);
 		if (len < sizeof(*root) || root->name_len == 0 || root->name_len > ROOT_NAME_MAX ||
-		    offsetof(struct root_rec, name) + root->name_len > len || root->target >= heap->store.size)
+		    offsetof(struct root_rec, name) + root->name_len > len)
 			wrong(audit, &table->word[i], 0, "root that is no object, or damaged");
 	}
 }

@@ -112,6 +112,7 @@ static int back_unknown(struct heap *heap, uint64_t off, uint64_t len)
 			r = store_back(&heap->store, from, to - from);
 			if (r)
 				return r;
+			store_record_blocks(&heap->store);
 			for_units(heap, from, to - from, set_backed, NULL);
 		}
 		off = to;

@@ -25,26 +25,22 @@ static uint64_t *head_word(const struct heap *heap, uint64_t unit_no)
 	return unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
 }
 
-static void set_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned to)
+/* Units [from, n) of the run become interior: its head's store makes that count. */
+static void set_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n)
 {
-	for (unsigned i = from; i < to; i++) {
-		heap->units[unit_no + i].back = (uint8_t)i;
-		heap->units[unit_no + i].state = UNIT_IS_RUN;
+	describe_interiors(heap, unit_no, n, UNIT_IS_RUN);
+	for (unsigned i = from; i < n; i++)
 		truth_store(head_word(heap, unit_no) + i, UNIT_INTERIOR);
-	}
 }
 
 static uint64_t run_alloc(struct heap *heap, uint64_t pages, size_t alignment)
 {
 	unsigned n = (unsigned)units_for(pages);
 	uint64_t unit_no = units_take(heap, n, (unsigned)max_u64(alignment >> UNIT_SHIFT, 1));
-	struct unit *unit = &heap->units[unit_no];
 
 	if (unit_no == 0)
 		return 0;
-	unit->state = UNIT_IS_RUN;
-	unit->units = (uint8_t)n;
-	unit->pages = pages;
+	run_describe(heap, unit_no, run_word(pages));
 	set_interiors(heap, unit_no, 1, n);
 	truth_store(head_word(heap, unit_no), run_word(pages));
 	return unit_no << UNIT_SHIFT;

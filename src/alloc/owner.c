@@ -279,6 +279,41 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no)
 	return window->base + (size_t)slot * window->slot_size;
 }
 
+/* The slab is in the window and nothing in it is allocated. */
+static bool is_current_empty(const struct tcache *tcache, unsigned class_no)
+{
+	const struct unit *slab = tcache->current[class_no];
+	const struct window *window = &tcache->window[class_no];
+
+	return slab && truth_load(window->live) == 0 &&
+	       (slab->empty | UINT64_C(1) << window->word) == slab_all_words(slab);
+}
+
+bool tcache_release_empty(struct tcache *tcache)
+{
+	bool any = false;
+
+	inbox_drain(tcache);
+	for (unsigned c = 0; c < CLASSES; c++) {
+		struct unit *slab = tcache->spare[c];
+
+		if (slab) {
+			partial_remove(tcache, slab);
+			release(tcache, slab);
+			tcache->spare[c] = NULL;
+			any = true;
+		}
+		if (is_current_empty(tcache, c)) {
+			slab = tcache->current[c];
+			slab->is_listed = 0;
+			window_clear(tcache, c);
+			release(tcache, slab);
+			any = true;
+		}
+	}
+	return any;
+}
+
 /* ---------------------------------------------------------------- coming and going */
 
 static void thread_exit(void *arg)

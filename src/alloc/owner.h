@@ -92,6 +92,10 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no);
  * full, release it if it is empty. */
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab);
 
+/* Give back the empty slabs that the cache keeps. True if there were any: worth another try where space was
+ * lacking. */
+bool tcache_release_empty(struct tcache *tcache);
+
 /* Free slot `slot` of a slab that the caller does not own: F1..F5. 0, or -1 if it is not allocated. */
 int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot);
 

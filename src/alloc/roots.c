@@ -47,7 +47,7 @@ static const struct root_rec *record_at(struct heap *heap, uint64_t off)
 
 	if (!root)
 		return NULL;
-	if (root->name_len == 0 || root->name_len > ROOT_NAME_MAX || root->target >= heap_size(heap) ||
+	if (root->name_len == 0 || root->name_len > ROOT_NAME_MAX ||
 	    !object_at(heap, off, offsetof(struct root_rec, name) + root->name_len))
 		return fail(EUCLEAN, "a root's record at offset %llu is damaged", (unsigned long long)off), NULL;
 	return root;
@@ -233,6 +233,11 @@ int roots_find(struct heap *heap, const char *name, uint64_t *target, uint64_t *
 	return r;
 }
 
+void *roots_target(const struct heap *heap, uint64_t target)
+{
+	return target && target < heap_size(heap) ? heap->store.base + target : NULL;
+}
+
 static int visit_roots(struct heap *heap, const struct root_table_rec *table,
                        int (*visit)(const char *, void *, uint64_t, void *), void *arg)
 {
@@ -249,7 +254,7 @@ static int visit_roots(struct heap *heap, const struct root_table_rec *table,
 			continue;
 		memcpy(name, root->name, root->name_len);
 		name[root->name_len] = 0;
-		r = visit(name, root->target ? heap->store.base + root->target : NULL, root->type_tag, arg);
+		r = visit(name, roots_target(heap, root->target), root->type_tag, arg);
 	}
 	return r;
 }

@@ -12,6 +12,10 @@
 /* 0, or -1 after fail(). `target` is an offset, 0 for NULL. */
 int roots_put(struct heap *heap, const char *name, uint64_t target, uint64_t type_tag);
 int roots_find(struct heap *heap, const char *name, uint64_t *target, uint64_t *type_tag);
+
+/* The target's address. NULL also if the object was freed and the file has become shorter since. */
+void *roots_target(const struct heap *heap, uint64_t target);
+
 int roots_remove(struct heap *heap, const char *name);
 int roots_each(struct heap *heap, int (*visit)(const char *, void *, uint64_t, void *), void *arg);
 

@@ -82,6 +82,22 @@ void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages)
 	unit->pages = pages;
 }
 
+void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state)
+{
+	for (unsigned i = 1; i < n; i++) {
+		heap->units[unit_no + i].back = (uint8_t)i;
+		heap->units[unit_no + i].state = (uint8_t)state;
+	}
+}
+
+void run_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
+{
+	struct unit *unit = describe_units(heap, unit_no, 1, UNIT_IS_RUN);
+
+	unit->units = (uint8_t)unit_word_units(word);
+	unit->pages = run_word_pages(word);
+}
+
 /* ---------------------------------------------------------------- examining */
 
 bool unit_word_is_valid(uint64_t word, unsigned u, unsigned first)
@@ -166,15 +182,13 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 			u++;
 			continue;
 		}
-		for (unsigned i = 0; i < n; i++)
-			heap->units[unit_0 + u + i].back = (uint8_t)i;
 		if (unit_word_kind(word) == UNIT_SLAB) {
+			describe_interiors(heap, unit_0 + u, n, UNIT_IS_SLAB);
 			slab_describe(heap, unit_0 + u, word);
 			slab_settle(heap, &heap->units[unit_0 + u]);
 		} else {
-			heap->units[unit_0 + u].state = UNIT_IS_RUN;
-			heap->units[unit_0 + u].units = (uint8_t)n;
-			heap->units[unit_0 + u].pages = run_word_pages(word);
+			describe_interiors(heap, unit_0 + u, n, UNIT_IS_RUN);
+			run_describe(heap, unit_0 + u, word);
 		}
 		u += n;
 	}

@@ -36,7 +36,10 @@ void segment_note_full(struct heap *heap);
 /* Is `word` a valid head for unit `u` of a segment whose data units begin at `first`? */
 bool unit_word_is_valid(uint64_t word, unsigned u, unsigned first);
 
-/* Fill in the descriptor of a huge object. */
+/* Fill in the descriptor of a huge object, of a run with head `word`, and of the units behind the first of a
+ * slab or run of `n` units. */
 void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages);
+void run_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
+void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state);
 
 #endif

@@ -73,11 +73,9 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	for (unsigned w = 0; w < slab->words; w++)
 		truth_clear_words(slab_pair(slab, w), 2);
 	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
-	for (unsigned i = 1; i < class->units; i++) {
-		slab[i].back = (uint8_t)i;
-		slab[i].state = UNIT_IS_SLAB;
+	describe_interiors(heap, unit_no, class->units, UNIT_IS_SLAB);
+	for (unsigned i = 1; i < class->units; i++)
 		truth_store(&words[i], UNIT_INTERIOR);
-	}
 	truth_store(&words[0], word);
 	slab->summary = slab->empty = slab_all_words(slab);
 	store_seq(&slab->owner, owner);

@@ -70,6 +70,7 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 		registry_give(heap);
 		return NULL;
 	}
+	target_refresh();
 	return &heap->pub;
 }
 
@@ -95,7 +96,6 @@ struct fm_info *fmalloc_init(const char *filepath, bool *init)
 		return NULL;
 	if (init)
 		*init = heap_of_handle(handle)->store.created;
-	target_offer(heap_of_handle(handle));
 	return handle;
 }
 
@@ -110,6 +110,7 @@ int fm_close(fm_heap *handle)
 	r = heap_close(heap);
 	saved = errno;
 	registry_give(heap);
+	target_refresh();
 	errno = saved;
 	return r;
 }

@@ -31,8 +31,10 @@ void *fm_root_get(fm_heap *handle, const char *name, uint64_t type_tag)
 	if (tag != type_tag)
 		return fail(EPROTOTYPE, "root '%s' has type tag 0x%llx, not 0x%llx", name, (unsigned long long)tag,
 		            (unsigned long long)type_tag), NULL;
+	if (target >= heap_size(heap))
+		return fail(EFAULT, "the object of root '%s' was freed, and is beyond the file's end", name), NULL;
 	errno = 0;
-	return target ? heap->store.base + target : NULL;
+	return roots_target(heap, target);
 }
 
 int fm_root_remove(fm_heap *handle, const char *name)

@@ -6,9 +6,12 @@
 
 #include <errno.h>
 
-/* Read by the inline operators of fm_ptr<T>; the name is the original's. 0: ask fmalloc_get_target(). */
+/* Read by the inline operators of fm_ptr<T>: the base of the thread's target, 0 if it has set none (the
+ * original's name), and that of the heap which is everybody's target then. */
 extern __thread uint64_t __fm_addr_base;
 FM_API __thread uint64_t __fm_addr_base;
+extern uint64_t __fm_first_base;
+FM_API uint64_t __fm_first_base;
 
 struct heap *target_heap(void)
 {
@@ -59,10 +62,11 @@ void fmalloc_set_target(struct fm_info *fi)
 	thread->target = NULL;
 }
 
-void target_offer(struct heap *heap)
+void target_refresh(void)
 {
-	if (__fm_addr_base == 0 && registry_first() == heap)
-		__fm_addr_base = (uint64_t)(uintptr_t)heap->store.base;
+	struct heap *first = registry_first();
+
+	store_relaxed(&__fm_first_base, first ? (uint64_t)(uintptr_t)first->store.base : 0);
 }
 
 void target_forget(struct heap *heap)

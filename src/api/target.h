@@ -13,8 +13,8 @@ struct heap *target_heap(void);
 /* The thread's cache of the target, made if need be; NULL: none, or no memory, or the thread is leaving. */
 struct tcache *target_cache(void);
 
-/* `heap` was opened by fmalloc_init in this thread: what fm_ptr<T> works on if nothing was set. */
-void target_offer(struct heap *heap);
+/* A heap was opened or closed: the process's first one may be another. */
+void target_refresh(void);
 
 /* `heap` is about to be closed by this thread. */
 void target_forget(struct heap *heap);

@@ -27,13 +27,13 @@ struct places {
 	unsigned count;
 };
 
-static const struct places wide = {UINT64_C(0x200000000000), 32 * GIB, 1664};
 static const struct places narrow = {UINT64_C(0x1000000000), 8 * GIB, 48};
 
 #ifdef UNDER_TSAN
 #define DEFAULT_ADDRESS_SPACE (32 * GIB)
 #define FIRST_PLACES          (&narrow)
 #else
+static const struct places wide = {UINT64_C(0x200000000000), 32 * GIB, 1664};
 #define DEFAULT_ADDRESS_SPACE TIB
 #define FIRST_PLACES          (&wide)
 #endif

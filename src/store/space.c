@@ -86,10 +86,7 @@ int store_extend(struct store *store, uint64_t size)
 
 int store_back(struct store *store, uint64_t off, uint64_t len)
 {
-	int r = allocate(store, off, len);
-
-	store_record_blocks(store);
-	return r;
+	return allocate(store, off, len);
 }
 
 int store_punch(struct store *store, uint64_t off, uint64_t len)

@@ -78,7 +78,8 @@ void store_judge(struct store *store);
  * accessible. EFBIG: beyond max_size. */
 int store_extend(struct store *store, uint64_t size);
 
-/* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. */
+/* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. Does
+ * not record the blocks: it is called before the file is a heap. */
 int store_back(struct store *store, uint64_t off, uint64_t len);
 
 /* Give the blocks of [off, off + len) back; the bytes read as zero. */

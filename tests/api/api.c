@@ -457,7 +457,7 @@ static void what_open_refuses(void **state)
 	memset(name, 'n', sizeof name);
 	name[300] = 0;
 	FAILS(fm_open(path_of(name), FM_CREATE, NULL), NULL, ENAMETOOLONG);
-	FAILS(fm_open("", FM_CREATE, NULL), NULL, EINVAL);
+	FAILS(fm_open("", FM_CREATE, NULL), NULL, ENOENT);
 	FAILS(fm_open(path_of("no/folder/here"), FM_CREATE, NULL), NULL, ENOENT);
 	write_file(path_of("file"), "x", 1);
 	FAILS(fm_open(path_of("file/below"), FM_CREATE, NULL), NULL, ENOTDIR);

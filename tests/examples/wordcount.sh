@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # shellcheck disable=SC2018,SC2019
 #
-# examples/wordcount killed at random moments: after each kill the heap opens and holds every file whose
-# name was printed, whole, once, and at most one file more. The oracle is tr | sort | uniq -c.
+# examples/wordcount killed at random moments: after each kill the heap opens and holds every file
+# whose name was printed, whole, once, and at most one file more. The oracle is tr | sort | uniq -c.
 #
 #   FM_BUILD  the build folder (default: build)     FM_KILLS  kills to make (default: 20)
 #   FM_SEED   seed of the corpus and the delays
@@ -37,11 +37,11 @@ fi
 dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-wordcount.XXXXXX")
 dir=$(realpath "$dir")
 trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' INT TERM HUP
+trap 'exit 1' INT TERM HUP PIPE
 cd "$dir" || exit 1
 
-# 60 files of some 900 words in a folder and a folder in it; 20000 different words, so that the table
-# grows in most files. Letters of both cases, digits, bytes above 127, no newline at the end of a file.
+# 60 files of 900 words in a folder and a folder in it; up to 20000 different words, so that the
+# table grows on the way. Letters of both cases, digits, bytes above 127; no newline at the end.
 make_corpus() {
 	mkdir -p 'corpus/in ner'
 	awk -v seed="$seed" 'BEGIN {
@@ -110,10 +110,10 @@ while read -r w; do grep " $w\$" expected; done <asked >answers
 "$wordcount" heap --query $(tr a-z A-Z <asked) 2>>errors | cmp -s answers - && [ -s answers ]
 ok $? 'words are found by --query'
 
-# timeout --foreground waits for the killed process, with which its lock ends; 124 is an end of its own.
-#
-# The kills. `sure` counts the names printed: files that may not be lost. The longest delay adapts itself,
-# so that about a third of the runs are killed and many kills fall into the counting.
+# The kills. `sure` counts the names printed: files that may not be lost. The longest delay adapts
+# itself, so that some third of the runs are killed and many kills fall into the counting.
+# timeout --foreground waits for the killed process, with which its lock ends; its status 124 says
+# that the process ended by itself at the last moment.
 rm heap
 done_kills=0
 tries=0
@@ -146,7 +146,7 @@ while [ $done_kills -lt "$kills" ] && [ $tries -lt $((20 * kills)) ] && [ -z "$f
 	before=$now
 done
 [ -z "$first_bad" ] || echo "# $first_bad"
-echo "# $done_kills kills in $tries runs, $interrupted left a run interrupted; $before files counted"
+echo "# $done_kills kills in $tries runs, $interrupted of them in a run; $before files counted"
 [ -z "$first_bad" ] && [ $done_kills -eq "$kills" ]
 ok $? "after each of $kills kills every finished count is there, once"
 [ $interrupted -gt 0 ]

@@ -278,6 +278,8 @@ struct use {
 	void *object[MAX_OBJECTS]; /* found by the walk; freed ones are NULL */
 	size_t objects;
 	void *root[64];
+	char name[64][ROOT_NAME_MAX + 1];
+	uint64_t tag[64];
 	size_t roots;
 };
 
@@ -302,9 +304,11 @@ static int see_root(const char *name, void *p, uint64_t tag, void *arg)
 	struct use *u = arg;
 
 	proc_must(strlen(name) <= ROOT_NAME_MAX);
-	if (u->roots < 64)
+	if (u->roots < 64) {
+		strcpy(u->name[u->roots], name);
+		u->tag[u->roots] = tag;
 		u->root[u->roots++] = p;
-	(void)fm_root_get(u->heap, name, tag);
+	}
 	return 0;
 }
 
@@ -413,6 +417,8 @@ static const char *use_heap(fm_heap *heap, size_t size, bool writable, uint64_t 
 	(void)fm_walk(heap, see_object, &u);
 	(void)fm_stats(heap, &stats);
 	(void)fm_root_each(heap, see_root, &u);
+	for (size_t i = 0; i < u.roots; i++)
+		(void)fm_root_get(heap, u.name[i], u.tag[i]);
 	(void)fm_root_get(heap, "root 0", 1);
 	tally->with_findings += findings != 0;
 	if (findings == 0 && stats.live_objects < u.objects)
@@ -576,7 +582,7 @@ static int populate(void *arg)
 			proc_must(fm_free(p) == 0);
 	}
 	for (unsigned i = 0; i < 6; i++) {
-		p = fm_malloc(heap, (i < 3 || !pop->has_large ? 500000u : 3500000u) + i * 90000u);
+		p = fm_malloc(heap, (i < 3 || !pop->has_large ? 500000u : 1400000u) + i * 90000u);
 		proc_must(p != NULL);
 		if (i % 2)
 			proc_must(fm_free(p) == 0);
@@ -584,9 +590,9 @@ static int populate(void *arg)
 			break;
 	}
 	if (pop->has_large) {
-		void *huge = fm_malloc(heap, 5000000), *freed = fm_malloc(heap, 9000000);
+		void *huge = fm_malloc(heap, 4200000), *freed = fm_malloc(heap, 4100000);
 
-		p = fm_malloc(heap, 6000000);
+		p = fm_malloc(heap, 4000000);
 		proc_must(huge && freed && p);
 		proc_must(fm_root_set(heap, "huge", huge, 2) == 0);
 		proc_must(fm_free(freed) == 0);

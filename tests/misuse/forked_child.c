@@ -29,11 +29,11 @@ static void in_child(struct misuse_case *c, void (*act)(struct misuse_case *))
 	NEED(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-/* With `heap`: what the handler is told is the handle, which lies nowhere. */
+/* With `heap`: that is what the handler is told, twice over. */
 #define IN_CHILD(name, call, result) \
 	static void child_##name(struct misuse_case *c) \
 	{ \
-		WRONG_CALL(c, call, result, EPERM, FM_FORKED_CHILD, c->heap, NULL); \
+		WRONG_CALL(c, call, result, EPERM, FM_FORKED_CHILD, c->heap, c->heap); \
 	} \
 	IN_CHILD_RUN(name)
 
@@ -114,9 +114,9 @@ static void roots_stay(struct misuse_case *c)
 static void child_allocates_again_and_again(struct misuse_case *c)
 {
 	for (unsigned i = 0; i < 5; i++) {
-		WRONG_CALL(c, fm_malloc(c->heap, 48), NULL, EPERM, FM_FORKED_CHILD, c->heap, NULL);
+		WRONG_CALL(c, fm_malloc(c->heap, 48), NULL, EPERM, FM_FORKED_CHILD, c->heap, c->heap);
 		WRONG_CALL(c, fm_malloc(c->heap, 16 + i * 100), NULL, EPERM, FM_FORKED_CHILD, c->heap,
-		           NULL);
+		           c->heap);
 	}
 }
 

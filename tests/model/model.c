@@ -1074,8 +1074,14 @@ static void threads(void **state)
 	struct model_random random = { model_scramble(seed + 3) };
 	uint64_t left = total_operations / 4;
 	const void *home;
+	fm_heap *first;
+	size_t strays = 0;
 
 	(void)state;
+	// the process's first heap is the target of whoever sets none: nobody below
+	path_of(path, sizeof path, "first.fm");
+	first = fm_open(path, FM_CREATE | FM_EXCL, NULL);
+	assert_non_null(first);
 	path_of(path, sizeof path, "threads.fm");
 	assert_int_equal(pthread_key_create(&ending, at_thread_end), 0);
 	for (unsigned i = 0; i < PARTS; i++) {
@@ -1112,6 +1118,9 @@ static void threads(void **state)
 	REPORT(&part_models[0], audit(part_models, PARTS));
 	REPORT(&part_models[0], reopen(part_models, PARTS, path, home));
 	assert_int_equal(fm_close(part_models[0].heap), 0);
+	assert_int_equal(fm_walk(first, count_seen, &strays), 0);
+	assert_int_equal(strays, 0);
+	assert_int_equal(fm_close(first), 0);
 	for (unsigned i = 0; i < PARTS; i++) {
 		model_forget_all(&part_models[i].objects);
 		pthread_mutex_destroy(&workers[i].inbox.mutex);
@@ -1130,7 +1139,8 @@ static uint64_t number_from(const char *variable, uint64_t otherwise)
 
 static int remove_files(void **state)
 {
-	static const char *const names[] = { "random0.fm", "random1.fm", "limited.fm", "threads.fm" };
+	static const char *const names[] = { "random0.fm", "random1.fm", "limited.fm", "first.fm",
+		                             "threads.fm" };
 
 	(void)state;
 	for (unsigned i = 0; i < sizeof names / sizeof names[0]; i++) {

@@ -199,9 +199,13 @@ static inline int proc_copy(const char *from, const char *to, bool sparse)
 	static const char zero[4096];
 	int in = open(from, O_RDONLY | O_CLOEXEC);
 	int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	struct stat st;
 	off_t at = 0;
 	ssize_t n = -1;
 
+	/* The size first: else XFS gives the file blocks in advance, which would fill the holes. */
+	if (in >= 0 && out >= 0 && (fstat(in, &st) != 0 || ftruncate(out, st.st_size) != 0))
+		goto end;
 	while (in >= 0 && out >= 0 && (n = pread(in, block, sizeof(block), at)) > 0) {
 		for (ssize_t done = 0; done < n;) {
 			size_t len = (size_t)(n - done) < 4096 ? (size_t)(n - done) : 4096;
@@ -218,8 +222,6 @@ static inline int proc_copy(const char *from, const char *to, bool sparse)
 		}
 		at += n;
 	}
-	if (n == 0 && ftruncate(out, at) != 0)
-		n = -1;
 end:
 	if (n != 0 && errno == 0)
 		errno = ENOSPC;
