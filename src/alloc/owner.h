@@ -63,7 +63,6 @@ struct tcache {
 
 struct thread {
 	struct tcache *target;         /* of the heap that fmalloc works on; NULL: see target_cache() */
-	struct heap *target_heap;      /* set by the program, or NULL: the first opened one */
 	struct thread *pool_next;
 	struct tcache *cache[HEAPS_MAX]; /* by heap slot */
 };

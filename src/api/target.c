@@ -13,10 +13,12 @@ FM_API __thread uint64_t __fm_addr_base;
 extern uint64_t __fm_first_base;
 FM_API uint64_t __fm_first_base;
 
+/* What the thread has set, or NULL. Not in its struct thread, which is gone when late destructors run. */
+static __thread struct heap *chosen;
+
 struct heap *target_heap(void)
 {
-	struct thread *thread = thread_current;
-	struct heap *heap = thread->target_heap;
+	struct heap *heap = chosen;
 	enum fm_misuse_kind kind;
 
 	if (!heap || !load_acquire(&heap->is_open))
@@ -54,12 +56,11 @@ void fmalloc_set_target(struct fm_info *fi)
 
 	if (fi && !heap)
 		return;
-	thread = thread_attach();
 	__fm_addr_base = heap ? (uint64_t)(uintptr_t)heap->store.base : 0;
-	if (!thread)
-		return;
-	thread->target_heap = heap;
-	thread->target = NULL;
+	chosen = heap;
+	thread = thread_attach();
+	if (thread)
+		thread->target = NULL; /* the next call finds the cache */
 }
 
 void target_refresh(void)
@@ -73,6 +74,6 @@ void target_forget(struct heap *heap)
 {
 	if (__fm_addr_base == (uint64_t)(uintptr_t)heap->store.base)
 		__fm_addr_base = 0;
-	if (thread_current->target_heap == heap)
-		thread_current->target_heap = NULL;
+	if (chosen == heap)
+		chosen = NULL;
 }

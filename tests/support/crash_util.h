@@ -195,14 +195,15 @@ static inline void crash_end(void)
 /* ---------------------------------------------------------------- contents */
 
 /* An object's content: words made of its number and their place. Large objects hold them at both ends
- * and where their pages begin, every 64 KiB. */
+ * and where their units begin; giant ones in 64 units. */
 static inline size_t crash_next(size_t at, size_t size)
 {
 	size_t last = size > 256 ? (size - 256) & ~(size_t)7 : 0;
+	size_t step = size > 64 * SEGMENT_SIZE ? size / 64 & ~(size_t)(UNIT_SIZE - 1) : UNIT_SIZE;
 
 	if (size <= 8192 || at < 256 || at >= last)
 		return at + 8;
-	return at + 65536 < last ? (at + 65536) & ~(size_t)65535 : last;
+	return at + step < last ? (at + step) & ~(size_t)(UNIT_SIZE - 1) : last;
 }
 
 static inline uint64_t crash_word(uint64_t id, size_t at)

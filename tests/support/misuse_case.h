@@ -280,9 +280,10 @@ static inline void wrong_pointer(struct misuse_case *c, void *p, enum fm_misuse_
 
 /* ---------------------------------------------------------------- running a case */
 
+/* With little address space: sanitizers take their time with much. */
 static inline fm_heap *misuse_open(struct misuse_case *c, unsigned flags)
 {
-	struct fm_options options = { .size = sizeof options };
+	struct fm_options options = { .size = sizeof options, .address_space = 4096 * MIB };
 
 	c->heap = fm_open(c->path, flags, &options);
 	return c->heap;
