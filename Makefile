@@ -46,7 +46,7 @@ TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
-.PHONY: all examples tests demo check install clean
+.PHONY: all examples tests demo check bars install clean
 all: $(A) $(SO)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -83,6 +83,10 @@ $(B)/examples/%: examples/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
 
+$(B)/bench/%: bench/%.c $(A)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
+
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
 	@mkdir -p $(@D)
@@ -104,6 +108,11 @@ $(B)/tests/%: tests/%.cpp $(A)
 demo: all examples
 	sh examples/demo.sh $(B)
 
+# The figures that the README and docs promise, on this machine: minutes, and 20 GB of disk.
+bars: $(B)/bench/bars
+	@mkdir -p $(B)/bars-files
+	$(B)/bench/bars $(B)/bars-files $(BARS)
+
 check:
 	tests/setup
 	tests/run
@@ -122,4 +131,4 @@ install: all
 clean:
 	rm -rf build
 
--include $(shell find build -name '*.d' 2>/dev/null)
+-include $(shell find build -type f -name '*.d' 2>/dev/null)

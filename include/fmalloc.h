@@ -285,7 +285,7 @@ FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
 FM_API int fm_root_remove(fm_heap *heap, const char *name);
 
 /* Call `visit` for each root, in no order, until it returns something else than 0; returns that, or 0 at
- * the end, or -1 with errno. `visit` must not change roots. */
+ * the end, or -1 with errno. `p` is NULL also where fm_root_get says EFAULT. `visit` must not change roots. */
 FM_API int fm_root_each(fm_heap *heap,
                         int (*visit)(const char *name, void *p, uint64_t type_tag, void *arg), void *arg);
 

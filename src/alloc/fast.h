@@ -8,27 +8,28 @@
 
 #include "owner.h"
 
-/* A slot of `class_no`, or NULL if the window has none. Keeps S1, S2. */
+static inline bool fast_has(const struct tcache *tcache, unsigned class_no)
+{
+	return likely(tcache->window[class_no].avail != 0);
+}
+
+/* A slot of `class_no`; requires fast_has(). Keeps S1, S2. */
 static inline void *fast_take(struct tcache *tcache, unsigned class_no)
 {
 	struct window *window = &tcache->window[class_no];
 	uint64_t avail = window->avail;
-	unsigned slot;
+	unsigned slot = lowest_bit(avail);
 
-	if (unlikely(avail == 0))
-		return NULL;
-	slot = lowest_bit(avail);
 	window->avail = avail & (avail - 1);
-	truth_store_own(window->live, truth_load(window->live) | (avail & -avail));
+	truth_store_own(window->live, truth_load(window->live) | UINT64_C(1) << slot);
 	return window->base + (size_t)slot * window->slot_size;
 }
 
 /* Free the slot at `off` (below tcache->size) if the thread owns its slab and all is well; else false, and
  * nothing has changed. Keeps S1, S4, S5. */
-static inline bool fast_free(struct tcache *tcache, uint64_t off)
+static inline __attribute__((always_inline)) bool fast_free(struct tcache *tcache, uint64_t off)
 {
 	struct unit *slab = &tcache->units[off >> UNIT_SHIFT];
-	const struct window *window;
 	uint64_t *pair;
 	uint64_t bit, live;
 	uint32_t slot;
@@ -44,15 +45,10 @@ static inline bool fast_free(struct tcache *tcache, uint64_t off)
 	bit = UINT64_C(1) << slot % 64;
 	pair = slab_pair(slab, w);
 	live = truth_load(&pair[0]);
-	if (unlikely(!(live & bit) || truth_load(&pair[1]) & bit))
+	if (unlikely(!(live & ~truth_load(&pair[1]) & bit)))
 		return false;
 	live &= ~bit;
 	truth_store_own(&pair[0], live);
-	window = &tcache->window[slab->class_no];
-	if (likely(window->live == &pair[0])) {
-		tcache->window[slab->class_no].avail |= bit;
-		return true;
-	}
 	slab->summary |= UINT64_C(1) << w;
 	if (unlikely(live == 0))
 		slab->empty |= UINT64_C(1) << w;

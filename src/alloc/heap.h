@@ -44,7 +44,7 @@ struct unit {
 	/* what freeing reads */
 	_Alignas(64) uint64_t owner; /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
 	uint64_t *pairs;     /* the unit's 64 pairs of live and remote words in the file */
-	uint64_t reciprocal; /* ceil(2^40 / slot_size): slot number by multiplication */
+	uint64_t reciprocal; /* ceil(2^64 / slot_size): slot number by multiplication */
 	uint32_t slot_size;  /* bytes */
 	uint16_t slots;
 	uint8_t class_no;    /* or NO_CLASS: frees only */

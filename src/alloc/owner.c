@@ -13,6 +13,9 @@ static struct thread thread_left; /* of one whose key destructor has run */
 
 __thread struct thread *thread_current __attribute__((tls_model("initial-exec"))) = &thread_none;
 
+struct tcache tcache_none;
+__thread struct tcache *thread_target __attribute__((tls_model("initial-exec"))) = &tcache_none;
+
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool has_key;
@@ -77,6 +80,8 @@ void tcache_slot_freed(struct tcache *tcache, struct unit *slab)
 {
 	struct unit **spare = &tcache->spare[slab->class_no];
 
+	if (tcache->current[slab->class_no] == slab)
+		return;
 	if (slab->empty != slab_all_words(slab)) {
 		if (!slab->is_listed)
 			partial_push(tcache, slab);
@@ -158,22 +163,12 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	return 0;
 }
 
-/* Move what other threads freed in `slab` to the window or the summary. */
+/* Take back what other threads freed in `slab`. */
 static void harvest_own(struct tcache *tcache, struct unit *slab)
 {
 	uint64_t words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
-	struct window *window = &tcache->window[slab->class_no];
-	uint64_t in_window = 0;
 
-	if (tcache->current[slab->class_no] == slab)
-		in_window = UINT64_C(1) << window->word;
-	slab_harvest(slab, words, in_window);
-	if (words & in_window) {
-		uint64_t *pair = slab_pair(slab, window->word);
-
-		window->avail = ~truth_load(&pair[0]) & ~truth_load(&pair[1]) &
-		                slab_word_mask(slab, window->word);
-	}
+	slab_harvest(slab, words);
 	if (slab->summary && (!slab->is_listed || slab->empty == slab_all_words(slab)))
 		tcache_slot_freed(tcache, slab);
 }
@@ -338,6 +333,7 @@ static void thread_exit(void *arg)
 		pool_put_tcache(tcache);
 	}
 	thread_current = &thread_left;
+	thread_target = &tcache_none;
 	pool_put_thread(thread);
 }
 

@@ -62,13 +62,16 @@ struct tcache {
 };
 
 struct thread {
-	struct tcache *target;         /* of the heap that fmalloc works on; NULL: see target_cache() */
 	struct thread *pool_next;
 	struct tcache *cache[HEAPS_MAX]; /* by heap slot */
 };
 
 /* The calling thread's state; never NULL. */
 extern __thread struct thread *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
+
+/* Its cache of the heap that fmalloc works on, or one that is empty; never NULL. */
+extern __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern struct tcache tcache_none;
 
 /* The calling thread's state for changing, made if need be; NULL if there is no memory, or the thread is
  * leaving. */

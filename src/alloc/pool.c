@@ -76,7 +76,6 @@ struct tcache *pool_get_tcache(void)
 
 void pool_put_thread(struct thread *thread)
 {
-	thread->target = NULL;
 	pthread_mutex_lock(&lock);
 	thread->pool_next = free_threads;
 	free_threads = thread;

@@ -18,15 +18,13 @@ uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 	return live;
 }
 
-void slab_harvest(struct unit *slab, uint64_t words, uint64_t but)
+void slab_harvest(struct unit *slab, uint64_t words)
 {
 	for (; words; words &= words - 1) {
 		unsigned w = lowest_bit(words);
 		uint64_t bit = UINT64_C(1) << w;
 		uint64_t live = slab_harvest_word(slab, w);
 
-		if (but & bit)
-			continue;
 		if (~live & slab_word_mask(slab, w))
 			slab->summary |= bit;
 		if (!live)
@@ -44,7 +42,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab->units = (uint8_t)slab_word_units(word);
 	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);
 	slab->words = (uint8_t)((slab->slots + 63) / 64);
-	slab->reciprocal = ((UINT64_C(1) << RECIPROCAL_SHIFT) + slab->slot_size - 1) / slab->slot_size;
+	slab->reciprocal = UINT64_MAX / slab->slot_size + 1;
 	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
 	slab->pairs = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8);
 	slab->colour = (uint8_t)pair_colour(segment_no, u);
@@ -122,7 +120,7 @@ static void count_anew(struct heap *heap, struct unit *slab)
 	if (heap->read_only)
 		return;
 	exchange_seq(&slab->pending, UINT64_C(0));
-	slab_harvest(slab, slab_all_words(slab), 0);
+	slab_harvest(slab, slab_all_words(slab));
 }
 
 void slab_settle(struct heap *heap, struct unit *slab)

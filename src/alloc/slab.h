@@ -6,8 +6,9 @@
  *   S1  a slot is allocated  <=>  its live bit is 1 and its remote bit is 0, in the file
  *   S2  a slot enters a window only if both bits are 0
  *   S3  bits of slots that do not exist are 0 and never set
- *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and is not in one
- *   S5  empty has bit w  <=>  live word w is 0, and is not in a window
+ *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has
+ *   S5  empty has bit w  <=>  live word w is 0; but a word is taken out while a window has its slots, until
+ *       one is freed. Counts only for slabs that are not current in a window
  *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
  * S4 and S5 hold for owned slabs; remote bits not yet harvested are not counted.
  *
@@ -19,20 +20,21 @@
 
 #include "heap.h"
 
-#define RECIPROCAL_SHIFT 40
-
 /* Live word of pair `w`; the remote word stands behind it. */
 static inline uint64_t *slab_pair(const struct unit *slab, unsigned w)
 {
 	return slab->pairs + 2 * ((w + slab->colour) & (PAIRS - 1));
 }
 
-/* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
+/* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. The high half
+ * of the product is the quotient; the low half is below the reciprocal exactly if nothing remains (Lemire, Kaser,
+ * Kurz: Faster remainder by direct computation, 2019; offset and slot size are below 2^20 + 1). */
 static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 {
-	uint64_t slot = offset * slab->reciprocal >> RECIPROCAL_SHIFT;
+	unsigned __int128 product = (unsigned __int128)offset * slab->reciprocal;
+	uint64_t slot = (uint64_t)(product >> 64);
 
-	return likely(slot * slab->slot_size == offset && slot < slab->slots) ? (uint32_t)slot : UINT32_MAX;
+	return likely((uint64_t)product < slab->reciprocal && slot < slab->slots) ? (uint32_t)slot : UINT32_MAX;
 }
 
 /* Slots of word `w` that exist. */
@@ -49,9 +51,8 @@ static inline uint64_t slab_all_words(const struct unit *slab)
 /* Move remote frees of word `w` into its live word, which is returned. Requires ownership. */
 uint64_t slab_harvest_word(struct unit *slab, unsigned w);
 
-/* Harvest the words in `words` and update summary and empty; those in `but` are in a window and only
- * harvested. Requires ownership. */
-void slab_harvest(struct unit *slab, uint64_t words, uint64_t but);
+/* Harvest the words in `words` and update summary and empty. Requires ownership. */
+void slab_harvest(struct unit *slab, uint64_t words);
 
 /* Fill in the descriptor of the slab whose head is `word`: unowned, listed nowhere. Needs heap->lock. */
 void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word);

@@ -28,51 +28,54 @@ static noinline void *malloc_slow(struct heap *heap, size_t size)
 	return is_too_large(size) ? NULL : alloc_new(heap, size, 8, &is_zero);
 }
 
-/* Not the thread's target, or no cache of it yet. */
+/* Not the thread's target, or no slot at hand, or more than the table has. */
 static noinline void *malloc_handle(fm_heap *handle, size_t size)
 {
 	struct heap *heap = registry_usable(handle);
 	struct tcache *tcache;
-	void *p = NULL;
 
 	if (!heap)
 		return NULL;
 	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap && size <= SMALL_MAX)
-		p = fast_take(tcache, class_of(size));
-	return p ? p : malloc_slow(heap, size);
+	if (tcache && tcache->heap == heap && size <= SMALL_MAX && fast_has(tcache, class_of(size)))
+		return fast_take(tcache, class_of(size));
+	return malloc_slow(heap, size);
 }
 
 static noinline void *malloc_target(size_t size)
 {
-	struct tcache *tcache = target_cache();
-	struct heap *heap = tcache ? tcache->heap : target_heap();
+	struct tcache *tcache = thread_target;
+	struct heap *heap;
 
+	if (size > TABLE_MAX && size <= SMALL_MAX && fast_has(tcache, class_of(size)))
+		return fast_take(tcache, class_of(size));
+	tcache = target_cache();
+	heap = tcache ? tcache->heap : target_heap();
 	return heap ? malloc_slow(heap, size) : NULL;
 }
 
 void *fm_malloc(fm_heap *handle, size_t size)
 {
-	struct tcache *tcache = thread_current->target;
+	struct tcache *tcache = thread_target;
 
-	if (likely(tcache && tcache->heap == heap_of_handle(handle) && size <= SMALL_MAX && handle)) {
-		void *p = fast_take(tcache, class_of(size));
+	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle))) {
+		unsigned class_no = class_by_table(size);
 
-		if (likely(p != NULL))
-			return p;
+		if (fast_has(tcache, class_no))
+			return fast_take(tcache, class_no);
 	}
 	return malloc_handle(handle, size);
 }
 
 void *fmalloc(size_t size)
 {
-	struct tcache *tcache = thread_current->target;
+	struct tcache *tcache = thread_target;
 
-	if (likely(tcache && size <= SMALL_MAX)) {
-		void *p = fast_take(tcache, class_of(size));
+	if (likely(size <= TABLE_MAX)) {
+		unsigned class_no = class_by_table(size);
 
-		if (likely(p != NULL))
-			return p;
+		if (fast_has(tcache, class_no))
+			return fast_take(tcache, class_no);
 	}
 	return malloc_target(size);
 }
@@ -171,14 +174,11 @@ static noinline int free_slow(void *p)
 
 int fm_free(void *p)
 {
-	struct tcache *tcache = thread_current->target;
+	struct tcache *tcache = thread_target;
+	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
 
-	if (likely(tcache != NULL)) {
-		uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
-
-		if (likely(off < tcache->size && fast_free(tcache, off)))
-			return 0;
-	}
+	if (likely(off < tcache->size && fast_free(tcache, off)))
+		return 0;
 	return free_slow(p);
 }
 

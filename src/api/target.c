@@ -38,7 +38,7 @@ struct tcache *target_cache(void)
 	struct tcache *tcache = heap ? tcache_attach(heap) : NULL;
 
 	if (tcache)
-		thread_current->target = tcache;
+		thread_target = tcache;
 	return tcache;
 }
 
@@ -52,15 +52,12 @@ struct fm_info *fmalloc_get_target(void)
 void fmalloc_set_target(struct fm_info *fi)
 {
 	struct heap *heap = fi ? registry_usable(fi) : NULL;
-	struct thread *thread;
 
 	if (fi && !heap)
 		return;
 	__fm_addr_base = heap ? (uint64_t)(uintptr_t)heap->store.base : 0;
 	chosen = heap;
-	thread = thread_attach();
-	if (thread)
-		thread->target = NULL; /* the next call finds the cache */
+	thread_target = &tcache_none; /* the next call finds the cache */
 }
 
 void target_refresh(void)

@@ -378,6 +378,24 @@ static void offsets_of_no_object(struct misuse_case *c)
 	FAILS(c, fm_at_checked(c->heap, (uint64_t)1 << 63, 16), NULL, EINVAL);
 }
 
+/* Behind a large object its last unit, or segment, goes on, and is nobody's. */
+static void offsets_behind_large_objects(struct misuse_case *c)
+{
+	static const size_t sizes[] = { 1000 * 1000, 9 * 1000 * 1000 };
+
+	for (unsigned i = 0; i < 2; i++) {
+		char *p = fm_malloc(c->heap, sizes[i]);
+		uint64_t object = fm_offset_of(c->heap, p);
+		size_t usable = fm_usable_size(p);
+
+		NEED(p && usable % 65536 != 0);
+		NEED(fm_at_checked(c->heap, object + usable - 1, 1) == p + usable - 1);
+		FAILS(c, fm_at_checked(c->heap, object + usable, 1), NULL, EINVAL);
+		FAILS(c, fm_at_checked(c->heap, object + usable + 8, 8), NULL, EINVAL);
+		FAILS(c, fm_at_checked(c->heap, object + usable - 1, 2), NULL, EINVAL);
+	}
+}
+
 HARMLESS_TEST(zero_bytes_are_objects)
 HARMLESS_TEST(realloc_to_zero_keeps_an_object)
 HARMLESS_TEST(sizes_beyond_everything)
@@ -396,6 +414,7 @@ HARMLESS_TEST(shorter_options)
 HARMLESS_TEST(longer_options)
 HARMLESS_TEST(no_options_size)
 HARMLESS_TEST(offsets_of_no_object)
+HARMLESS_TEST(offsets_behind_large_objects)
 
 int main(void)
 {
@@ -418,6 +437,7 @@ int main(void)
 		cmocka_unit_test(test_longer_options),
 		cmocka_unit_test(test_no_options_size),
 		cmocka_unit_test(test_offsets_of_no_object),
+		cmocka_unit_test(test_offsets_behind_large_objects),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -421,23 +421,30 @@ static void touch_holed_heap(fm_heap *heap, const uint64_t off[LIVE])
 	}
 }
 
-/* Make a clone that shares the blocks, as cp does by default where it can. Is that possible here? */
-static bool clone_file(void)
+/* Make an empty file for a copy of the heap. On btrfs it gets the heap's NOCOW attribute, which an empty
+ * file alone can get: in a file without it any store may need a new block, whatever was allocated before,
+ * and no library can keep such a copy from SIGBUS on a full disk. */
+static int open_copy(void)
 {
-	int in = open(path, O_RDONLY | O_CLOEXEC);
-	int out = open(other, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600), flags = 0;
-	bool done;
+	int in = open(path, O_RDONLY | O_CLOEXEC), flags = 0, copy_flags = 0;
+	int out = open(other, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 
 	proc_must(in >= 0 && out >= 0);
 	if (ioctl(in, FS_IOC_GETFLAGS, &flags) == 0 && flags & FS_NOCOW_FL) {
-		int copy_flags = 0;
-
-		if (ioctl(out, FS_IOC_GETFLAGS, &copy_flags) == 0) {
-			copy_flags |= FS_NOCOW_FL;
-			(void)ioctl(out, FS_IOC_SETFLAGS, &copy_flags);
-		}
+		proc_must(ioctl(out, FS_IOC_GETFLAGS, &copy_flags) == 0);
+		copy_flags |= FS_NOCOW_FL;
+		proc_must(ioctl(out, FS_IOC_SETFLAGS, &copy_flags) == 0);
 	}
-	done = ioctl(out, FICLONE, in) == 0;
+	close(in);
+	return out;
+}
+
+/* Make a clone that shares the blocks, as cp does by default where it can. Is that possible here? */
+static bool clone_file(void)
+{
+	int out = open_copy(), in = open(path, O_RDONLY | O_CLOEXEC);
+	bool done = ioctl(out, FICLONE, in) == 0;
+
 	close(in);
 	close(out);
 	return done;
@@ -461,6 +468,7 @@ static bool make_holes(const struct holes *h)
 		proc_must(rename(filler, other) == 0);
 		return true;
 	}
+	close(open_copy());
 	proc_must(proc_copy(path, other, true) == 0);
 	proc_must(rename(other, path) == 0);
 	sync_disk();
@@ -529,7 +537,7 @@ static int use_holes(const struct holes *h, size_t left)
 
 static int use_holes_on_full_disk(void *arg)
 {
-	static const size_t left[] = { 0, 100 << 10, 400 << 10, 1 << 20, 2560 << 10 };
+	static const size_t left[] = { 0, 100 << 10, 400 << 10, 1 << 20, 2560 << 10, 8704 << 10 };
 	int r = 0;
 
 	for (size_t i = 0; i < sizeof(left) / sizeof(left[0]) && r == 0; i++)

@@ -1,9 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Full disks (part of test 12 of the plan): runs the program beside it on small file systems of its
-# own, ext4, XFS, btrfs and tmpfs, and prints TAP. Needs root; what is missing is skipped with the
-# reason. Mounts are made in a mount namespace of their own where possible, and taken away at the end.
+# No space (part of test 12 of the plan): runs the program beside it as it is, and on small file systems
+# made for it, ext4, XFS, btrfs and tmpfs; prints TAP. Mounting needs root; what is missing is skipped
+# with the reason. Mounts are made in a mount namespace of their own where possible, and taken away at
+# the end.
 #
 #   space.sh [program]   the program made from space.c (FM_SPACE_PROGRAM, build/tests/space/space)
 #   FM_SPACE_FS          the file systems ("ext4 xfs btrfs tmpfs")
@@ -11,29 +12,18 @@
 here=$(cd "$(dirname "$0")" && pwd)
 program=${1:-${FM_SPACE_PROGRAM:-$here/../../build/tests/space/space}}
 systems=${FM_SPACE_FS:-ext4 xfs btrfs tmpfs}
-
-skip_all() {
-	n=0
-	for fs in $systems; do
-		n=$((n + 1))
-		echo "ok $n - $fs # SKIP $1"
-	done
-	echo "1..$n"
-	exit 0
-}
+PATH=$PATH:/sbin:/usr/sbin
 
 [ -x "$program" ] || {
 	echo "not ok 1 - $program is missing"
 	echo "1..1"
 	exit 1
 }
-[ "$(id -u)" = 0 ] || skip_all "mounting needs root"
-PATH=$PATH:/sbin:/usr/sbin
-if [ -z "$FM_SPACE_INSIDE" ] && unshare --mount true 2>/dev/null; then
-	FM_SPACE_INSIDE=1 exec unshare --mount --propagation private "$0" "$program"
+if [ "$(id -u)" = 0 ] && [ -z "$FM_SPACE_INSIDE" ] && unshare --mount true 2>/dev/null; then
+	FM_SPACE_INSIDE=1 exec unshare --mount --propagation private sh "$0" "$program"
 fi
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmspace-XXXXXX") || skip_all "no scratch folder"
+dir=$(mktemp -d "${TMPDIR:-/tmp}/fmspace-XXXXXX") || exit 1
 mounted=
 leave() {
 	[ -z "$mounted" ] || umount "$mounted" 2>/dev/null || umount -l "$mounted" 2>/dev/null
@@ -48,7 +38,9 @@ make_fs() {
 	mnt=$dir/$1
 	image=$dir/$1.image
 	mkdir "$mnt"
-	if [ "$1" = tmpfs ]; then
+	if [ "$(id -u)" != 0 ]; then
+		reason="mounting needs root"
+	elif [ "$1" = tmpfs ]; then
 		mount -t tmpfs -o size=64m none "$mnt" 2>/dev/null || reason="tmpfs can't be mounted"
 	else
 		command -v "mkfs.$1" >/dev/null || reason="mkfs.$1 is missing"
@@ -65,10 +57,15 @@ make_fs() {
 	mounted=$mnt
 }
 
-# Pass the program's TAP on, numbered anew and with the file system's name.
+# Run the program on the file system $1, or without one, and pass its TAP on, numbered anew.
 run_program() {
-	FM_SPACE_DIR=$mounted CMOCKA_MESSAGE_OUTPUT=TAP "$program" >"$dir/out" 2>&1
+	if [ -n "$mounted" ]; then
+		FM_SPACE_DIR=$mounted CMOCKA_MESSAGE_OUTPUT=TAP "$program" >"$dir/out" 2>&1
+	else
+		env -u FM_SPACE_DIR CMOCKA_MESSAGE_OUTPUT=TAP "$program" >"$dir/out" 2>&1
+	fi
 	status=$?
+	bad=
 	while IFS= read -r line; do
 		case $line in
 		"ok "* | "not ok "*)
@@ -80,25 +77,27 @@ run_program() {
 			rest=${rest# }
 			rest=${rest#- }
 			case $rest in
-			"# SKIP "*) result=ok rest="${rest#"# SKIP "} # SKIP not possible on $1" ;;
+			"# SKIP "*) result=ok rest="${rest#"# SKIP "} # SKIP not possible here" ;;
 			esac
 			echo "$result $count - $1: $rest"
-			[ "$result" = ok ] || failed=1
+			[ "$result" = ok ] || bad=1
 			;;
 		1..*) ;;
 		"#"*) echo "$line" ;;
 		*) echo "# $line" ;;
 		esac
 	done <"$dir/out"
-	if [ $status -ne 0 ] && [ -z "$failed" ]; then
+	if [ $status -ne 0 ] && [ -z "$bad" ]; then
 		count=$((count + 1))
 		echo "not ok $count - $1: the program ended with status $status"
-		failed=1
+		bad=1
 	fi
+	[ -z "$bad" ] || failed=1
 }
 
 count=0
 failed=
+run_program limits
 for fs in $systems; do
 	reason=
 	if make_fs "$fs"; then

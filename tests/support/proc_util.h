@@ -36,14 +36,20 @@
 
 #include <fmalloc.h>
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define PROC_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define PROC_SANITIZED 1
+/* Which sanitizers this is built with. */
+#ifdef __has_feature
+#define PROC_HAS(feature) __has_feature(feature)
+#else
+#define PROC_HAS(feature) 0
 #endif
+#if defined(__SANITIZE_THREAD__) || PROC_HAS(thread_sanitizer)
+#define PROC_THREAD_SANITIZER 1
+#else
+#define PROC_THREAD_SANITIZER 0
 #endif
-#ifndef PROC_SANITIZED
+#if defined(__SANITIZE_ADDRESS__) || PROC_HAS(address_sanitizer) || PROC_THREAD_SANITIZER
+#define PROC_SANITIZED 1
+#else
 #define PROC_SANITIZED 0
 #endif
 
