@@ -69,7 +69,7 @@ $(B)/hook/libfmalloc.a: $(HOOK)
 	$(AR) rcs $@ $^
 
 $(SO).$(SOVERSION): $(OBJ) src/fmalloc.map
-	$(CC) -shared $(CFLAGS) $(SANFLAGS) -pthread -Wl,-soname,libfmalloc.so.$(SOVERSION) \
+	$(CC) -shared $(CFLAGS) $(SANFLAGS) -pthread -Wl,-soname,libfmalloc.so.$(SOVERSION) -Wl,-z,nodelete \
 		-Wl,--version-script=src/fmalloc.map -o $@ $(OBJ)
 
 $(SO): $(SO).$(SOVERSION)

@@ -312,7 +312,8 @@ FM_API int fm_stats(fm_heap *heap, struct fm_statistics *stats);
 
 /* Call `visit` for each live object, by rising address, until it returns something else than 0; returns
  * that, or 0 at the end, or -1 with errno. What the library keeps for named roots is left out. `visit`
- * may free the object that it was called for. Call it when no other thread is changing the heap. */
+ * may free the object that it was called for; it must return (no longjmp). Call it when no other thread is
+ * changing the heap. */
 FM_API int fm_walk(fm_heap *heap, int (*visit)(void *p, size_t usable_size, void *arg), void *arg);
 
 /* Verify the heap: that every unit is used exactly once or free, and every word of metadata says

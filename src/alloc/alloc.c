@@ -169,7 +169,7 @@ static bool free_described(struct heap *heap, uint64_t off)
 	if (off >= heap_size(heap))
 		return false;
 	slab = &heap->units[off >> UNIT_SHIFT];
-	slab -= slab->back;
+	slab -= load_relaxed(&slab->back);
 	if (load_acquire(&slab->owner) == 0) /* pairs with the release in slab_describe */
 		return false;
 	slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));

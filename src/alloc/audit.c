@@ -207,22 +207,23 @@ static void audit_directory(struct audit *audit)
 
 /* ---------------------------------------------------------------- roots */
 
-/* The object whose first byte is at `off`, by the file's words: its length, or 0. With `mend`, a free slot
- * there is made live. */
+/* The object whose first byte is at `off`, by the file's words: its length, all of it in the file, or 0.
+ * With `mend`, a free slot there is made live. */
 static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 {
 	struct heap *heap = audit->heap;
 	uint64_t segment_no = off >> SEGMENT_SHIFT;
 	unsigned u = index_in_segment(off >> UNIT_SHIFT), head = u;
-	uint64_t *words;
-	uint64_t word, in_slab, slot;
-	uint64_t *pair;
+	uint64_t *words, *pair;
+	uint64_t word, in_slab, slot, len;
 
 	if (off % 8 || off >= heap->store.size || segment_no > directory_last(heap))
 		return 0;
+	word = truth_load(directory_word(heap, segment_no));
+	if (segment_no > 0 && !directory_word_is_valid(heap, segment_no, word))
+		return 0;
 	if (directory_kind(heap, segment_no) == SEGMENT_HUGE)
-		return off % SEGMENT_SIZE ? 0 : huge_word_pages(truth_load(directory_word(heap, segment_no))) *
-		                                        LENGTH_PAGE;
+		return off % SEGMENT_SIZE ? 0 : huge_word_pages(word) * LENGTH_PAGE;
 	if (directory_kind(heap, segment_no) != SEGMENT_METADATA)
 		return 0;
 	words = unit_words(heap, segment_no);
@@ -232,11 +233,13 @@ static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 	if (!unit_word_is_valid(word, head, metadata_unit(segment_no) + 1) || head + unit_word_units(word) <= u)
 		return 0;
 	in_slab = off - (segment_no << SEGMENT_SHIFT) - ((uint64_t)head << UNIT_SHIFT);
-	if (unit_word_kind(word) == UNIT_RUN)
-		return in_slab ? 0 : run_word_pages(word) * LENGTH_PAGE;
-	slot = in_slab / slab_word_slot_size(word);
-	if (in_slab % slab_word_slot_size(word) ||
-	    slot >= (unit_word_units(word) << UNIT_SHIFT) / slab_word_slot_size(word))
+	if (unit_word_kind(word) == UNIT_RUN) {
+		len = run_word_pages(word) * LENGTH_PAGE;
+		return in_slab == 0 && off + len <= heap->store.size ? len : 0;
+	}
+	len = slab_word_slot_size(word);
+	slot = in_slab / len;
+	if (in_slab % len || slot >= (unit_word_units(word) << UNIT_SHIFT) / len || off + len > heap->store.size)
 		return 0;
 	pair = words + head * (PAIRS_LEN / 8) +
 	       2 * ((slot / 64 + pair_colour(segment_no, head)) & (PAIRS - 1));
@@ -246,7 +249,7 @@ static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 		wrong(audit, &pair[1], truth_load(&pair[1]) & ~(UINT64_C(1) << slot % 64), "root's object is free");
 		truth_store(&pair[0], truth_load(&pair[0]) | UINT64_C(1) << slot % 64);
 	}
-	return slab_word_slot_size(word);
+	return len;
 }
 
 static void audit_roots(struct audit *audit)

@@ -82,9 +82,16 @@ static int extend(struct heap *heap, uint64_t end)
 		want = least;
 		r = store_extend(&heap->store, want);
 	}
-	if (!r)
-		for_units(heap, old, want - old, set_fresh, NULL);
-	return r;
+	if (r)
+		return r;
+	for_units(heap, old, want - old, set_fresh, NULL);
+	if (heap->store.is_ragged) {
+		bool ignored;
+
+		for_units(heap, old, UNIT_SIZE, set_taken, &ignored);
+		heap->store.is_ragged = false;
+	}
+	return 0;
 }
 
 /* Back the units of [off, off + len) of which this is not known, in as few calls as there are gaps. */
@@ -219,8 +226,11 @@ void backing_trim(struct heap *heap)
 int backing_restore(struct heap *heap)
 {
 	uint64_t last = directory_last(heap);
-	int r = backing_ensure(heap, 0, HEAP_MIN_SIZE);
+	int r;
 
+	/* a copy may be a reflink: a store into a shared block takes a new one, which a full disk hasn't got */
+	heap->store.unshares = true;
+	r = backing_ensure(heap, 0, HEAP_MIN_SIZE);
 	directory_scan(heap);
 	for (uint64_t s = 0; !r && s <= last; s++) {
 		uint64_t start = s << SEGMENT_SHIFT;
@@ -241,8 +251,8 @@ int backing_restore(struct heap *heap)
 		case SEG_EXAMINED: {
 			uint64_t used = ~heap->segments[s].free_units;
 
-			if (s == 0)
-				used &= ~UINT64_C(3); /* the header and its metadata: done above */
+			/* that used units are backed is what can't be believed of this file */
+			heap->segments[s].backed = 0;
 			for (unsigned u = 0; !r && u < SEGMENT_UNITS; u++)
 				if (used >> u & 1)
 					r = backing_ensure(heap, start + ((uint64_t)u << UNIT_SHIFT), UNIT_SIZE);
@@ -252,6 +262,7 @@ int backing_restore(struct heap *heap)
 			break;
 		}
 	}
+	heap->store.unshares = false;
 	if (!r)
 		return 0;
 	return fail(-r, "the file has holes where the heap uses it (a sparse copy?); backing them:");

@@ -3,6 +3,8 @@
 
 #include "../store/format.h"
 
+#include <pthread.h>
+
 struct size_class size_classes[CLASSES];
 uint8_t class_table[TABLE_MAX / 8 + 1];
 
@@ -42,7 +44,7 @@ static unsigned units_for(uint32_t slot_size)
 	return best;
 }
 
-void classes_init(void)
+static void fill(void)
 {
 	for (unsigned c = 0; c < CLASSES; c++) {
 		struct size_class *class = &size_classes[c];
@@ -53,6 +55,13 @@ void classes_init(void)
 	}
 	for (unsigned i = 0; i <= TABLE_MAX / 8; i++)
 		class_table[i] = (uint8_t)class_of(i * 8);
+}
+
+void classes_init(void)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	pthread_once(&once, fill);
 }
 
 unsigned class_with_slot(uint32_t slot_size)

@@ -214,7 +214,7 @@ void directory_shrink(struct heap *heap)
 	uint64_t last = directory_last(heap);
 
 	directory_scan(heap);
-	while (last > 0 && segment_state(heap, last) == SEG_FREE) {
+	while (last > 0 && (segment_state(heap, last) == SEG_FREE || segment_release_if_empty(heap, last))) {
 		/* D1: an interior or directory word that did not count must not begin to */
 		if (truth_load(directory_word(heap, last)))
 			truth_store(directory_word(heap, last), SEGMENT_FREE);

@@ -35,7 +35,7 @@ static inline __attribute__((always_inline)) bool fast_free(struct tcache *tcach
 	uint32_t slot;
 	unsigned w;
 
-	slab -= slab->back;
+	slab -= load_relaxed(&slab->back);
 	if (unlikely(load_relaxed(&slab->owner) != tcache->id))
 		return false;
 	slot = slab_slot_at(slab, off - ((uint64_t)(slab - tcache->units) << UNIT_SHIFT));

@@ -17,12 +17,20 @@
 
 void heap_lock(struct heap *heap)
 {
+	int state;
+
+	/* fallocate and others are cancellation points; malloc must be none */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
 	pthread_mutex_lock(&heap->lock);
+	heap->cancel_state = state;
 }
 
 void heap_unlock(struct heap *heap)
 {
+	int state = heap->cancel_state;
+
 	pthread_mutex_unlock(&heap->lock);
+	pthread_setcancelstate(state, NULL);
 }
 
 int heap_is_usable(const struct heap *heap, enum fm_misuse_kind *kind)
@@ -109,7 +117,7 @@ static int judge(struct store *store, const struct store_request *request)
 		return 0;
 	if (store->size < HEAP_MIN_SIZE)
 		return fail(EBADMSG, "the file was cut to %llu bytes", (unsigned long long)store->size);
-	/* a last piece of a unit is nothing that we made */
+	store->is_ragged = store->size % UNIT_SIZE != 0;
 	store->size = round_down(store->size, UNIT_SIZE);
 	store_judge(store);
 	if (!store->is_unclean)
@@ -161,16 +169,19 @@ int heap_close(struct heap *heap)
 {
 	int r = 0, saved;
 
+	owner_lock_membership();
 	heap_lock(heap);
 	tcache_leave_all(heap);
-	if (!heap->read_only && !heap->rests) {
+	if (heap_may_write(heap)) {
 		backing_trim(heap);
 		backing_punch_free(heap, PUNCH_AT_LEAST);
 		segment_note_full(heap);
 	}
 	store_release(&heap->is_open, 0);
 	heap_unlock(heap);
-	r = store_mark_clean(&heap->store);
+	owner_unlock_membership();
+	/* a heap at rest is marked clean already, but its objects may have been stored to since */
+	r = heap->rests ? store_sync(&heap->store) : store_mark_clean(&heap->store);
 	saved = errno;
 	heap->pub.mem = NULL;
 	heap->pub.fd = -1;
@@ -187,16 +198,21 @@ int heap_rest(struct heap *heap)
 {
 	int r;
 
-	if (heap->read_only)
+	if (!heap_may_write(heap) || !owner_try_membership())
 		return 0;
-	heap_lock(heap);
+	/* exit() in a signal handler may have interrupted the holder */
+	if (pthread_mutex_trylock(&heap->lock)) {
+		owner_unlock_membership();
+		return 0;
+	}
 	tcache_leave_all(heap);
 	backing_trim(heap);
 	segment_note_full(heap);
 	r = store_mark_clean(&heap->store);
 	if (!r)
 		store_relaxed(&heap->rests, true);
-	heap_unlock(heap);
+	pthread_mutex_unlock(&heap->lock);
+	owner_unlock_membership();
 	return r;
 }
 

@@ -48,7 +48,7 @@ struct unit {
 	uint32_t slot_size;  /* bytes */
 	uint16_t slots;
 	uint8_t class_no;    /* or NO_CLASS: frees only */
-	uint8_t back;        /* units back to the first one of the slab or run */
+	uint8_t back;        /* atomic: units back to the first one of the slab or run */
 	uint64_t summary;
 	uint64_t empty;      /* words without a live slot outside a window; all set: the slab is free */
 	uint8_t colour;      /* place of pair 0 */
@@ -95,6 +95,7 @@ struct heap {
 	struct fm_info pub;         /* first: a `fm_heap *` is a `struct heap *` */
 	uint32_t slot;              /* in the registry */
 	uint32_t is_open;           /* atomic */
+	/* zeroed at each use of the slot, from here on */
 	uint64_t serial;            /* order of opening in this process */
 	uint32_t disable;           /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
 	bool read_only;
@@ -110,6 +111,7 @@ struct heap {
 	uint64_t free_hint;         /* no free segment below */
 	uint64_t examine_cursor;    /* next segment to look at before the file grows */
 	pthread_mutex_t lock;
+	int cancel_state;           /* of the lock's holder, to be restored */
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
@@ -152,6 +154,13 @@ static inline uint64_t heap_size(const struct heap *heap)
 	return load_acquire(&heap->store.size);
 }
 
+/* May truth be changed? Not in a read-only heap, and not after the clean mark of heap_rest(). */
+static inline bool heap_may_write(const struct heap *heap)
+{
+	return !heap->read_only && !load_relaxed(&heap->rests);
+}
+
+/* While the lock is held the thread can't be cancelled. */
 void heap_lock(struct heap *heap);
 void heap_unlock(struct heap *heap);
 
@@ -159,7 +168,8 @@ void heap_unlock(struct heap *heap);
 int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive);
 int heap_close(struct heap *heap);
 
-/* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). */
+/* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). Does nothing if a lock
+ * is held. */
 int heap_rest(struct heap *heap);
 
 /* Called by every path that is about to change truth of a heap that rests. */

@@ -147,7 +147,9 @@ void *large_alloc(struct heap *heap, size_t size, size_t alignment, bool *is_zer
 
 	if (size > heap->store.reserved)
 		return fail(ENOMEM, "%zu bytes are more than the heap has address space for", size), NULL;
-	if (units_for(pages) > RUN_MAX_UNITS || alignment >= SEGMENT_SIZE)
+	if (pages * LENGTH_PAGE > heap->store.max_size)
+		return fail(ENOMEM, "%zu bytes are more than the heap may grow to", size), NULL;
+	if (units_for(pages) > SEGMENT_UNITS - max_u64(alignment >> UNIT_SHIFT, 1))
 		off = huge_alloc(heap, pages);
 	else
 		off = run_alloc(heap, pages, alignment);

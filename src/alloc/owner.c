@@ -16,6 +16,10 @@ __thread struct thread *thread_current __attribute__((tls_model("initial-exec"))
 struct tcache tcache_none;
 __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"))) = &tcache_none;
 
+/* Held while a cache joins or leaves a heap, and while a heap is closed: a thread at its end and a closing heap
+ * meet here. Taken before heap->lock. */
+static pthread_mutex_t membership = PTHREAD_MUTEX_INITIALIZER;
+
 static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool has_key;
@@ -126,7 +130,7 @@ static void notify_owner(struct heap *heap, struct unit *slab)
 			heap_lock(heap);
 			if (load_seq(&slab->owner) == OWNER_NONE) {
 				store_seq(&slab->queued, 0);
-				slab_settle(heap, slab);
+				slab_collect(heap, slab);
 				heap_unlock(heap);
 				return;
 			}
@@ -205,10 +209,12 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	slab = slab_adopt(heap, class_no, tcache->id);
 	if (!slab) {
 		slab = slab_make(heap, class_no, tcache->id);
-		/* making it may have examined segments with slabs of this class: use those first */
-		if (slab && heap->unowned[class_no]) {
-			store_seq(&slab->owner, OWNER_NONE);
-			slab_settle(heap, slab);
+		/* trying may have examined segments with slabs of this class: use those first */
+		if (heap->unowned[class_no]) {
+			if (slab) {
+				store_seq(&slab->owner, OWNER_NONE);
+				slab_settle(heap, slab);
+			}
 			slab = slab_adopt(heap, class_no, tcache->id);
 		}
 	}
@@ -317,6 +323,7 @@ static void thread_exit(void *arg)
 
 	if (thread_current != thread)
 		return; /* a child: the parent's thread, wiped */
+	pthread_mutex_lock(&membership);
 	for (unsigned i = 0; i < HEAPS_MAX; i++) {
 		struct tcache *tcache = thread->cache[i];
 
@@ -332,6 +339,7 @@ static void thread_exit(void *arg)
 		thread->cache[i] = NULL;
 		pool_put_tcache(tcache);
 	}
+	pthread_mutex_unlock(&membership);
 	thread_current = &thread_left;
 	thread_target = &tcache_none;
 	pool_put_thread(thread);
@@ -378,6 +386,7 @@ struct tcache *tcache_attach(struct heap *heap)
 			return NULL;
 		thread->cache[heap->slot] = tcache;
 	}
+	pthread_mutex_lock(&membership);
 	heap_lock(heap);
 	/* the generation of the last use stays in the inbox */
 	tcache->id = (load_seq(&tcache->inbox) & ~ADDRESS_MASK) | (uint64_t)(uintptr_t)tcache;
@@ -392,7 +401,22 @@ struct tcache *tcache_attach(struct heap *heap)
 		heap->caches->heap_prev = tcache;
 	heap->caches = tcache;
 	heap_unlock(heap);
+	pthread_mutex_unlock(&membership);
 	return tcache;
+}
+
+/* A slab that was in the inbox of a leaving cache. With the lock held no owner changes, and no inbox is
+ * closed. If it is somebody else's by now, those who found `queued` set count on us. */
+static void pass_on(struct heap *heap, struct unit *slab)
+{
+	uint64_t owner;
+
+	store_seq(&slab->queued, 0);
+	owner = load_seq(&slab->owner);
+	if (owner == OWNER_NONE)
+		slab_collect(heap, slab);
+	else if (owner != 0 && load_seq(&slab->pending) && exchange_seq(&slab->queued, 1) == 0)
+		inbox_push(owner, slab);
 }
 
 void tcache_leave(struct tcache *tcache)
@@ -404,12 +428,6 @@ void tcache_leave(struct tcache *tcache)
 	for (struct unit *slab = tcache->owned; slab; slab = slab->owned_next)
 		store_seq(&slab->owner, OWNER_NONE);
 	head = exchange_seq(&tcache->inbox, generation << GENERATION_SHIFT) & ADDRESS_MASK;
-	while (head) {
-		struct unit *slab = (struct unit *)(uintptr_t)head;
-
-		head = (uint64_t)(uintptr_t)slab->inbox_next;
-		store_seq(&slab->queued, 0);
-	}
 	while (tcache->owned) {
 		struct unit *slab = tcache->owned;
 
@@ -417,6 +435,12 @@ void tcache_leave(struct tcache *tcache)
 		slab->next = slab->prev = NULL;
 		slab->is_listed = 0;
 		slab_settle(heap, slab);
+	}
+	while (head) {
+		struct unit *slab = (struct unit *)(uintptr_t)head;
+
+		head = (uint64_t)(uintptr_t)slab->inbox_next;
+		pass_on(heap, slab);
 	}
 	if (tcache->heap_prev)
 		tcache->heap_prev->heap_next = tcache->heap_next;
@@ -433,4 +457,19 @@ void tcache_leave_all(struct heap *heap)
 {
 	while (heap->caches)
 		tcache_leave(heap->caches);
+}
+
+void owner_lock_membership(void)
+{
+	pthread_mutex_lock(&membership);
+}
+
+bool owner_try_membership(void)
+{
+	return pthread_mutex_trylock(&membership) == 0;
+}
+
+void owner_unlock_membership(void)
+{
+	pthread_mutex_unlock(&membership);
 }

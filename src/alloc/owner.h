@@ -17,8 +17,8 @@
  * The owner's inbox:
  *   I1  take the whole list;  for each slab: I2  clear queued;  I3  take pending;  I4  harvest those words
  * Leaving, with the lock held:
- *   L1  store OWNER_NONE in each owned slab;  L2  close the inbox (next generation), clear queued of what it
- *       held;  L3  harvest each slab wholly and settle it
+ *   L1  store OWNER_NONE in each owned slab;  L2  close the inbox (next generation);  L3  harvest each slab
+ *       wholly and settle it;  L4  for what the inbox held: clear queued, collect it, or tell its next owner
  * Adopting, with the lock held:
  *   A1  store the owner;  A2  take pending;  A3  harvest wholly
  *
@@ -83,7 +83,13 @@ struct tcache *tcache_attach(struct heap *heap);
 /* The cache gives up its slabs. Needs heap->lock. */
 void tcache_leave(struct tcache *tcache);
 
-/* All caches of the heap do; at closing, when no other thread may use it. Needs heap->lock. */
+/* The lock under which caches join and leave heaps: held by whoever closes one, before heap->lock, and over a
+ * fork. */
+void owner_lock_membership(void);
+bool owner_try_membership(void);
+void owner_unlock_membership(void);
+
+/* All caches of the heap do; at closing, when no other thread may use it. Needs membership and heap->lock. */
 void tcache_leave_all(struct heap *heap);
 
 /* Take the slot behind the fast path: the next word of the slab, a partial slab, an adopted or a new one.

@@ -25,10 +25,10 @@ static void raise_last_segment(struct heap *heap)
 		if (segment_word_kind(word) == SEGMENT_METADATA)
 			last = s;
 		if (segment_word_kind(word) == SEGMENT_HUGE &&
-		    (s << SEGMENT_SHIFT) + huge_word_pages(word) * LENGTH_PAGE <= heap->store.size)
+		    s + huge_segments(huge_word_pages(word)) <= segments)
 			last = max_u64(last, s + huge_segments(huge_word_pages(word)) - 1);
 	}
-	directory_reach_to(heap, min_u64(last, heap->segments_max - 1));
+	directory_reach_to(heap, last);
 }
 
 /* The file's length may be older than what its words say is used. Only what lies below the end of the last

@@ -53,6 +53,16 @@ static const struct root_rec *record_at(struct heap *heap, uint64_t off)
 	return root;
 }
 
+/* Does the record at `off` seem to have this name? It is not validated yet; only bytes of the file are read. */
+static bool seems_named(const struct heap *heap, uint64_t off, const char *name, size_t len)
+{
+	const struct root_rec *root = (const struct root_rec *)(void *)(heap->store.base + off);
+
+	return off % 8 == 0 && off < heap_size(heap) &&
+	       offsetof(struct root_rec, name) + len <= heap_size(heap) - off &&
+	       root->name_len == len && memcmp(root->name, name, len) == 0;
+}
+
 /* The word of the root `name`, or NULL: errno ENOENT, or EUCLEAN after fail(). *unused gets a word that
  * is 0, if there is one. */
 static uint64_t *find_word(struct heap *heap, const char *name, uint64_t **unused)
@@ -67,18 +77,12 @@ static uint64_t *find_word(struct heap *heap, const char *name, uint64_t **unuse
 		return NULL;
 	}
 	for (uint64_t i = 0; i < table->capacity; i++) {
-		const struct root_rec *root;
 		uint64_t off = truth_load(&table->word[i]);
 
-		if (off == 0) {
+		if (off == 0)
 			*unused = &table->word[i];
-			continue;
-		}
-		root = record_at(heap, off);
-		if (!root)
-			return NULL;
-		if (root->name_len == len && memcmp(root->name, name, len) == 0)
-			return &table->word[i];
+		else if (seems_named(heap, off, name, len))
+			return record_at(heap, off) ? &table->word[i] : NULL;
 	}
 	errno = ENOENT;
 	return NULL;
@@ -158,15 +162,14 @@ static int put(struct heap *heap, const char *name, uint64_t target, uint64_t ty
 
 	if (!word && errno != ENOENT)
 		return -1;
+	/* one new object at a time: a kill leaks one at most */
+	if (!word)
+		word = unused ? unused : grow_table(heap);
+	if (!word)
+		return -1;
 	record = new_record(heap, name, target, type_tag);
 	if (record == 0)
 		return -1;
-	if (!word)
-		word = unused ? unused : grow_table(heap);
-	if (!word) {
-		free_object(heap, record);
-		return fail(ENOMEM, "no space for a larger root table");
-	}
 	old = truth_load(word);
 	truth_store(word, record);
 	free_object(heap, old);
@@ -238,40 +241,49 @@ void *roots_target(const struct heap *heap, uint64_t target)
 	return target && target < heap_size(heap) ? heap->store.base + target : NULL;
 }
 
-static int visit_roots(struct heap *heap, const struct root_table_rec *table,
-                       int (*visit)(const char *, void *, uint64_t, void *), void *arg)
+struct root_view {
+	char name[ROOT_NAME_MAX + 1];
+	void *p;
+	uint64_t type_tag;
+};
+
+/* Read the next root at or after word *i. 1, 0 at the end, -1 after fail(). Needs roots_lock. */
+static int next_root(struct heap *heap, uint64_t *i, struct root_view *view)
 {
-	int r = 0;
+	const struct root_table_rec *table = table_of(heap);
+	const struct root_rec *root;
 
-	for (uint64_t i = 0; !r && i < table->capacity; i++) {
-		uint64_t off = truth_load(&table->word[i]);
-		const struct root_rec *root = off ? record_at(heap, off) : NULL;
-		char name[ROOT_NAME_MAX + 1];
-
-		if (off && !root)
-			return -1;
-		if (!root)
-			continue;
-		memcpy(name, root->name, root->name_len);
-		name[root->name_len] = 0;
-		r = visit(name, roots_target(heap, root->target), root->type_tag, arg);
-	}
-	return r;
+	if (!table)
+		return errno ? -1 : 0;
+	while (*i < table->capacity && !truth_load(&table->word[*i]))
+		++*i;
+	if (*i >= table->capacity)
+		return 0;
+	root = record_at(heap, truth_load(&table->word[*i]));
+	if (!root)
+		return -1;
+	memcpy(view->name, root->name, root->name_len);
+	view->name[root->name_len] = 0;
+	view->p = roots_target(heap, root->target);
+	view->type_tag = root->type_tag;
+	return 1;
 }
 
 int roots_each(struct heap *heap, int (*visit)(const char *, void *, uint64_t, void *), void *arg)
 {
-	const struct root_table_rec *table;
+	struct root_view view;
 	int r;
 
-	pthread_mutex_lock(&heap->roots_lock);
-	table = table_of(heap);
-	if (table)
-		r = visit_roots(heap, table, visit, arg);
-	else
-		r = errno ? -1 : 0;
-	pthread_mutex_unlock(&heap->roots_lock);
-	return r;
+	for (uint64_t i = 0;; i++) {
+		pthread_mutex_lock(&heap->roots_lock);
+		r = next_root(heap, &i, &view);
+		pthread_mutex_unlock(&heap->roots_lock);
+		if (r != 1)
+			return r;
+		r = visit(view.name, view.p, view.type_tag, arg);
+		if (r)
+			return r;
+	}
 }
 
 /* ---------------------------------------------------------------- the set of their offsets */

@@ -69,7 +69,7 @@ static struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t
 
 	for (uint64_t i = 0; i < n; i++) {
 		store_relaxed(&unit[i].owner, 0);
-		unit[i].back = 0;
+		store_relaxed(&unit[i].back, (uint8_t)0);
 		unit[i].state = (uint8_t)state;
 	}
 	return unit;
@@ -85,7 +85,7 @@ void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages)
 void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state)
 {
 	for (unsigned i = 1; i < n; i++) {
-		heap->units[unit_no + i].back = (uint8_t)i;
+		store_relaxed(&heap->units[unit_no + i].back, (uint8_t)i);
 		heap->units[unit_no + i].state = (uint8_t)state;
 	}
 }
@@ -151,7 +151,7 @@ static void clear_full_hint(struct heap *heap, uint64_t segment_no)
 {
 	uint64_t *word = directory_word(heap, segment_no);
 
-	if (!heap->read_only && truth_load(word) & SEGMENT_FULL_HINT)
+	if (heap_may_write(heap) && truth_load(word) & SEGMENT_FULL_HINT)
 		truth_store(word, truth_load(word) & ~SEGMENT_FULL_HINT);
 }
 
@@ -192,6 +192,8 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 		}
 		u += n;
 	}
+	/* a kill between the last unit's release and the segment's */
+	segment_release_if_empty(heap, segment_no);
 }
 
 void segment_resolve(struct heap *heap, uint64_t unit_no)
@@ -318,7 +320,10 @@ uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
 	if (segment_state(heap, 0) == SEG_METADATA)
 		segment_examine(heap, 0);
 	while (!(unit_no = find_units(heap, n, align_units, false))) {
-		if (!segment_examine_some(heap) && !segment_create(heap))
+		if (segment_examine_some(heap) || segment_create(heap))
+			continue;
+		/* it can't grow: then all segments are looked at, however many */
+		if (heap->examine_cursor > directory_last(heap))
 			return 0;
 	}
 	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
@@ -345,6 +350,22 @@ bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n)
 	return true;
 }
 
+bool segment_release_if_empty(struct heap *heap, uint64_t segment_no)
+{
+	struct segment *segment = &heap->segments[segment_no];
+
+	if (segment_no == 0 || segment->state != SEG_EXAMINED || segment->free_units != data_units(segment_no) ||
+	    !heap_may_write(heap))
+		return false;
+	truth_store(directory_word(heap, segment_no), SEGMENT_FREE);
+	bucket_remove(heap, segment_no);
+	describe_units(heap, segment_no * SEGMENT_UNITS, SEGMENT_UNITS, UNIT_UNKNOWN);
+	segment->free_units = 0;
+	segment->state = SEG_FREE;
+	heap->free_hint = min_u64(heap->free_hint, segment_no);
+	return true;
+}
+
 void units_release(struct heap *heap, uint64_t unit_no, unsigned n)
 {
 	uint64_t segment_no = segment_of_unit(unit_no);
@@ -352,14 +373,6 @@ void units_release(struct heap *heap, uint64_t unit_no, unsigned n)
 
 	describe_units(heap, unit_no, n, UNIT_IS_FREE);
 	segment->free_units |= range_mask(index_in_segment(unit_no), n);
-	if (segment_no > 0 && segment->free_units == data_units(segment_no)) {
-		truth_store(directory_word(heap, segment_no), SEGMENT_FREE);
-		bucket_remove(heap, segment_no);
-		describe_units(heap, segment_no * SEGMENT_UNITS, SEGMENT_UNITS, UNIT_UNKNOWN);
-		segment->free_units = 0;
-		segment->state = SEG_FREE;
-		heap->free_hint = min_u64(heap->free_hint, segment_no);
-		return;
-	}
-	bucket_update(heap, segment_no);
+	if (!segment_release_if_empty(heap, segment_no))
+		bucket_update(heap, segment_no);
 }

@@ -20,12 +20,15 @@ void segment_resolve(struct heap *heap, uint64_t unit_no);
  * found. Before the file grows. */
 bool segment_examine_some(struct heap *heap);
 
-/* Take `n` consecutive units, the first at a multiple of `align_units` in its segment, backed. Their truth
- * and descriptors are the caller's to set. Returns the first unit's number, or 0 and errno ENOMEM. */
+/* Take `n` consecutive units, the first at a multiple of `align_units` in its segment, backed; n is at most
+ * SEGMENT_UNITS - align_units, since unit 0 is never free. Their truth and descriptors are the caller's to set. Returns the first unit's number, or 0 and errno ENOMEM. */
 uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units);
 
 /* Take units [unit_no, unit_no + n) of one segment if all are free and can be backed. */
 bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n);
+
+/* Make an examined segment without used units a free one; true if it was. */
+bool segment_release_if_empty(struct heap *heap, uint64_t segment_no);
 
 /* The units are free by truth now: so they are here. */
 void units_release(struct heap *heap, uint64_t unit_no, unsigned n);

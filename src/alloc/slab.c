@@ -48,7 +48,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab->colour = (uint8_t)pair_colour(segment_no, u);
 	slab->summary = slab->empty = 0;
 	slab->is_listed = 0;
-	slab->back = 0;
+	store_relaxed(&slab->back, (uint8_t)0);
 	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
 	store_relaxed(&slab->pending, 0);
 	slab->state = UNIT_IS_SLAB;
@@ -77,6 +77,8 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	truth_store(&words[0], word);
 	slab->summary = slab->empty = slab_all_words(slab);
 	store_seq(&slab->owner, owner);
+	/* a late notification of the units' earlier life may have come before the owner could be seen */
+	exchange_seq(&slab->pending, UINT64_C(0));
 	return slab;
 }
 
@@ -112,20 +114,9 @@ static void unowned_remove(struct heap *heap, struct unit *slab)
 	slab->is_listed = 0;
 }
 
-/* Harvest all of an unowned slab and count anew. In a read-only heap nothing is written, and all is left
- * as if it were full. */
-static void count_anew(struct heap *heap, struct unit *slab)
+/* Release the unowned slab if it is empty, list it if it has free slots. */
+static void place(struct heap *heap, struct unit *slab)
 {
-	slab->summary = slab->empty = 0;
-	if (heap->read_only)
-		return;
-	exchange_seq(&slab->pending, UINT64_C(0));
-	slab_harvest(slab, slab_all_words(slab));
-}
-
-void slab_settle(struct heap *heap, struct unit *slab)
-{
-	count_anew(heap, slab);
 	if (slab->empty == slab_all_words(slab)) {
 		if (slab->is_listed)
 			unowned_remove(heap, slab);
@@ -133,6 +124,29 @@ void slab_settle(struct heap *heap, struct unit *slab)
 	} else if (slab->summary && !slab->is_listed && slab->class_no != NO_CLASS) {
 		unowned_push(heap, slab);
 	}
+}
+
+/* Harvest all of an unowned slab and count anew. Where nothing may be written all is left as if it were
+ * full. */
+static void count_anew(struct heap *heap, struct unit *slab)
+{
+	slab->summary = slab->empty = 0;
+	if (!heap_may_write(heap))
+		return;
+	exchange_seq(&slab->pending, UINT64_C(0));
+	slab_harvest(slab, slab_all_words(slab));
+}
+
+void slab_collect(struct heap *heap, struct unit *slab)
+{
+	slab_harvest(slab, exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab));
+	place(heap, slab);
+}
+
+void slab_settle(struct heap *heap, struct unit *slab)
+{
+	count_anew(heap, slab);
+	place(heap, slab);
 }
 
 struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner)

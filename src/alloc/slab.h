@@ -64,6 +64,9 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner);
  * free slots. Harvests. Needs heap->lock. */
 void slab_settle(struct heap *heap, struct unit *slab);
 
+/* The same for a slab that was settled before: only words with pending frees are harvested. */
+void slab_collect(struct heap *heap, struct unit *slab);
+
 /* Take an unowned slab with free slots of `class_no` from the heap's list; NULL if there is none. Its
  * owner is `owner` then, and it is harvested. Needs heap->lock. */
 struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner);

@@ -104,44 +104,70 @@ int walk_objects(struct heap *heap, int (*visit)(const struct object *object, vo
 	return r;
 }
 
-static int count_object(const struct object *object, void *arg)
+static void count_object(struct fm_statistics *stats, const struct unit *unit, uint64_t n, uint64_t len)
 {
-	struct fm_statistics *stats = arg;
-
-	stats->live_objects++;
-	stats->live_bytes += object->len;
-	if (object->unit->state == UNIT_IS_SLAB)
-		stats->small_objects++;
-	else if (object->unit->state == UNIT_IS_RUN)
-		stats->large_objects++;
+	stats->live_objects += n;
+	stats->live_bytes += n * len;
+	if (unit->state == UNIT_IS_SLAB)
+		stats->small_objects += n;
+	else if (unit->state == UNIT_IS_RUN)
+		stats->large_objects += n;
 	else
-		stats->huge_objects++;
-	return 0;
+		stats->huge_objects += n;
 }
 
-/* Free and slab bytes, and remote frees, of one segment. Needs the lock. */
-static void count_units(const struct heap *heap, uint64_t segment_no, struct fm_statistics *stats)
+static void count_slab(struct fm_statistics *stats, const struct unit *slab)
+{
+	stats->slab_bytes += slab->units * UNIT_SIZE;
+	for (unsigned w = 0; w < slab->words; w++) {
+		const uint64_t *pair = slab_pair(slab, w);
+		uint64_t live = truth_load(&pair[0]), remote = truth_load(&pair[1]);
+
+		count_object(stats, slab, count_bits(live & ~remote & slab_word_mask(slab, w)), slab->slot_size);
+		stats->remote_frees += count_bits(remote);
+	}
+}
+
+/* Needs the lock: descriptors don't change then, live words may. */
+static void count_segment(struct heap *heap, uint64_t segment_no, struct fm_statistics *stats)
 {
 	const struct unit *units = &heap->units[segment_no * SEGMENT_UNITS];
-	uint64_t start = segment_no << SEGMENT_SHIFT;
+	uint64_t units_in_file = min_u64((heap->store.size >> UNIT_SHIFT) - segment_no * SEGMENT_UNITS, SEGMENT_UNITS);
+	enum segment_state state;
 
-	for (unsigned u = 0; u < SEGMENT_UNITS; u++) {
-		if (start + ((uint64_t)u << UNIT_SHIFT) >= heap->store.size)
-			break;
-		if (segment_state(heap, segment_no) == SEG_FREE || units[u].state == UNIT_IS_FREE)
-			stats->free_bytes += UNIT_SIZE;
-		if (segment_state(heap, segment_no) != SEG_EXAMINED || units[u].state != UNIT_IS_SLAB)
-			continue;
-		stats->slab_bytes += UNIT_SIZE;
+	segment_resolve(heap, segment_no * SEGMENT_UNITS);
+	state = segment_state(heap, segment_no);
+	if (state == SEG_HUGE)
+		count_object(stats, units, 1, large_size(units));
+	if (state == SEG_FREE)
+		stats->free_bytes += units_in_file * UNIT_SIZE;
+	if (state != SEG_EXAMINED)
+		return;
+	for (unsigned u = 0; u < units_in_file; u++) {
 		if (units[u].back)
 			continue;
-		for (unsigned w = 0; w < units[u].words; w++)
-			stats->remote_frees += count_bits(truth_load(slab_pair(&units[u], w) + 1));
+		if (units[u].state == UNIT_IS_FREE)
+			stats->free_bytes += UNIT_SIZE;
+		else if (units[u].state == UNIT_IS_SLAB)
+			count_slab(stats, &units[u]);
+		else if (units[u].state == UNIT_IS_RUN)
+			count_object(stats, &units[u], 1, large_size(&units[u]));
 	}
+}
+
+/* What the root table takes is not the program's. */
+static void discount_roots(struct heap *heap, const struct roots_set *own, struct fm_statistics *stats)
+{
+	struct object object;
+
+	for (uint64_t i = 0; i < own->slots; i++)
+		if (own->slot[i] && alloc_object_at(heap, own->slot[i], &object) && object.is_live)
+			count_object(stats, object.unit, UINT64_MAX, object.len); /* minus one */
 }
 
 int walk_stats(struct heap *heap, struct fm_statistics *stats)
 {
+	struct roots_set own;
 	struct os_stat st;
 	int r = os->stat_fd(heap->store.fd, &st);
 
@@ -152,11 +178,15 @@ int walk_stats(struct heap *heap, struct fm_statistics *stats)
 	stats->max_size = heap->store.max_size;
 	stats->address_space = heap->store.reserved;
 	stats->generation = heap->store.super.rec.generation;
-	if (walk_objects(heap, count_object, stats))
+	if (roots_set_make(heap, &own))
 		return -1;
-	heap_lock(heap);
-	for (uint64_t s = 0; s << SEGMENT_SHIFT < heap->store.size; s++)
-		count_units(heap, s, stats);
-	heap_unlock(heap);
+	for (uint64_t s = 0; s << SEGMENT_SHIFT < heap_size(heap); s++) {
+		heap_lock(heap);
+		if (s << SEGMENT_SHIFT < heap->store.size)
+			count_segment(heap, s, stats);
+		heap_unlock(heap);
+	}
+	discount_roots(heap, &own, stats);
+	roots_set_drop(&own);
 	return 0;
 }

@@ -138,11 +138,13 @@ char *fm_strndup(fm_heap *handle, const char *s, size_t n)
 static struct heap *heap_with(const void *p)
 {
 	struct heap *heap = registry_find(p);
+	enum fm_misuse_kind kind = FM_FOREIGN_POINTER;
 
-	if (heap)
-		return registry_usable(&heap->pub);
-	fail(EINVAL, "%p lies in no open heap", p);
-	misuse_report(FM_FOREIGN_POINTER, p, NULL);
+	if (!heap)
+		fail(EINVAL, "%p lies in no open heap", p);
+	else if (registry_check(&heap->pub, &kind) == 0)
+		return heap;
+	misuse_report(kind, p, heap ? &heap->pub : NULL);
 	return NULL;
 }
 

@@ -42,3 +42,13 @@ void misuse_report(enum fm_misuse_kind kind, const void *address, fm_heap *heap)
 		call(&misuse, arg);
 	fail(err, "%s", text);
 }
+
+void misuse_before_fork(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void misuse_after_fork(void)
+{
+	pthread_mutex_unlock(&lock);
+}

@@ -8,4 +8,8 @@
  * With FMALLOC_DEBUG=abort in the environment, abort. No lock may be held. */
 void misuse_report(enum fm_misuse_kind kind, const void *address, fm_heap *heap);
 
+/* For the fork handlers. */
+void misuse_before_fork(void);
+void misuse_after_fork(void);
+
 #endif

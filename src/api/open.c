@@ -47,6 +47,7 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	struct fm_options given;
 	struct heap *heap;
 	uint64_t *alive;
+	int r, cancel;
 
 	if (flags & ~ALL_FLAGS)
 		return fail(EINVAL, "flags 0x%x are not known", flags & ~ALL_FLAGS), NULL;
@@ -66,12 +67,20 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	if (!heap)
 		return NULL;
 	heap->disable = given.disable;
-	if (heap_open(heap, &request, alive)) {
+	/* it has cancellation points, and locks to give back */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = heap_open(heap, &request, alive);
+	if (r) {
+		int saved = errno;
+
 		registry_give(heap);
-		return NULL;
+		errno = saved;
+	} else {
+		registry_publish(heap);
+		target_refresh();
 	}
-	target_refresh();
-	return &heap->pub;
+	pthread_setcancelstate(cancel, NULL);
+	return r ? NULL : &heap->pub;
 }
 
 fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options)
@@ -102,15 +111,18 @@ struct fm_info *fmalloc_init(const char *filepath, bool *init)
 int fm_close(fm_heap *handle)
 {
 	struct heap *heap = registry_usable(handle);
-	int r, saved;
+	int r, saved, cancel;
 
 	if (!heap)
 		return -1;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	target_forget(heap);
+	registry_withdraw(heap);
 	r = heap_close(heap);
 	saved = errno;
 	registry_give(heap);
 	target_refresh();
+	pthread_setcancelstate(cancel, NULL);
 	errno = saved;
 	return r;
 }
@@ -119,11 +131,16 @@ int fm_sync(fm_heap *handle)
 {
 	struct heap *heap = registry_usable(handle);
 
+	int r, cancel;
+
 	if (!heap)
 		return -1;
 	if (heap->read_only)
 		return 0;
-	return store_sync(&heap->store);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = store_sync(&heap->store);
+	pthread_setcancelstate(cancel, NULL);
+	return r;
 }
 
 const char *fm_last_error(void)

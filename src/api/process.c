@@ -3,6 +3,7 @@
 
 #include "../alloc/pool.h"
 #include "../base/status.h"
+#include "misuse.h"
 #include "registry.h"
 
 #include <pthread.h>
@@ -15,19 +16,23 @@ static int atfork_result;
 static void before_fork(void)
 {
 	registry_lock();
+	owner_lock_membership();
 	pool_before_fork();
+	misuse_before_fork();
 }
 
 static void in_parent(void)
 {
+	misuse_after_fork();
 	pool_after_fork();
+	owner_unlock_membership();
 	registry_unlock();
 }
 
 /* A child that kept the lock's descriptor would keep the heap locked after its parent's death. */
 static void close_lock(struct heap *heap)
 {
-	if (heap->disable & FM_NO_ATFORK || heap->store.lock_fd < 0 || *heap->alive)
+	if (heap->disable & FM_NO_ATFORK || heap->store.lock_fd <= 0)
 		return;
 	os->close(heap->store.lock_fd);
 	heap->store.lock_fd = -1;
@@ -35,9 +40,8 @@ static void close_lock(struct heap *heap)
 
 static void in_child(void)
 {
-	pool_after_fork();
-	registry_unlock();
-	registry_each(close_lock);
+	in_parent();
+	registry_each_inherited(close_lock);
 }
 
 static void set_handlers(void)

@@ -8,12 +8,21 @@
 #include <errno.h>
 #include <string.h>
 
+/* Where a heap lies. `len` is stored last at opening and first at closing: found again unchanged after the
+ * other two were read, they belong together. */
+struct range {
+	uint64_t len; /* atomic; 0: unused */
+	uint64_t base;
+	struct heap *heap;
+};
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct heap heaps[HEAPS_MAX];
 static uint8_t is_taken[HEAPS_MAX];
-static uint64_t *alive_words; /* wiped in a child */
-static uint32_t next_slot;    /* where the search for a free slot begins: the one given back longest ago */
-static uint32_t slots_used;   /* atomic: no heap at or above */
+static struct range ranges[HEAPS_MAX]; /* the lowest unused ones are taken first: few to search */
+static uint32_t ranges_used;           /* atomic: none in use at or above */
+static uint64_t *alive_words;          /* wiped in a child */
+static uint32_t next_slot;             /* where to look for a free slot: the one given back longest ago */
 static uint64_t serial;
 
 struct heap *registry_take(uint64_t **alive)
@@ -35,19 +44,46 @@ struct heap *registry_take(uint64_t **alive)
 		is_taken[slot] = 1;
 		next_slot = (slot + 1) % HEAPS_MAX;
 		heap = &heaps[slot];
-		memset(heap, 0, sizeof(*heap));
+		/* what other threads may look at through a stale handle stays as closing left it */
+		memset((char *)heap + offsetof(struct heap, serial), 0,
+		       sizeof(*heap) - offsetof(struct heap, serial));
 		heap->slot = slot;
 		heap->serial = ++serial;
+		heap->store.lock_fd = -1;
 		alive_words[slot] = 1;
 		*alive = &alive_words[slot];
-		if (slot >= slots_used)
-			store_release(&slots_used, slot + 1);
 		goto out;
 	}
 	fail(EMFILE, "%u heaps are open", HEAPS_MAX);
 out:
 	pthread_mutex_unlock(&lock);
 	return heap;
+}
+
+void registry_publish(struct heap *heap)
+{
+	uint32_t i = 0;
+
+	pthread_mutex_lock(&lock);
+	while (load_relaxed(&ranges[i].len)) /* as many as there are slots */
+		i++;
+	store_relaxed(&ranges[i].base, (uint64_t)(uintptr_t)heap->store.base);
+	store_relaxed(&ranges[i].heap, heap);
+	store_release(&ranges[i].len, heap->store.reserved);
+	if (i >= ranges_used)
+		store_release(&ranges_used, i + 1);
+	pthread_mutex_unlock(&lock);
+}
+
+void registry_withdraw(struct heap *heap)
+{
+	pthread_mutex_lock(&lock);
+	for (uint32_t i = 0; i < ranges_used; i++)
+		if (ranges[i].len && ranges[i].heap == heap)
+			store_seq(&ranges[i].len, UINT64_C(0));
+	while (ranges_used && !ranges[ranges_used - 1].len)
+		store_release(&ranges_used, ranges_used - 1);
+	pthread_mutex_unlock(&lock);
 }
 
 void registry_give(struct heap *heap)
@@ -59,13 +95,14 @@ void registry_give(struct heap *heap)
 
 struct heap *registry_find(const void *p)
 {
-	uint32_t n = load_acquire(&slots_used);
+	uint32_t n = load_acquire(&ranges_used);
 
 	for (uint32_t i = 0; i < n; i++) {
-		struct heap *heap = &heaps[i];
+		uint64_t len = load_acquire(&ranges[i].len);
+		uint64_t base = load_acquire(&ranges[i].base);
+		struct heap *heap = load_acquire(&ranges[i].heap);
 
-		if (load_acquire(&heap->is_open) &&
-		    (uintptr_t)p - (uintptr_t)heap->store.base < heap->store.reserved)
+		if ((uintptr_t)p - base < len && load_relaxed(&ranges[i].len) == len)
 			return heap;
 	}
 	return NULL;
@@ -73,13 +110,13 @@ struct heap *registry_find(const void *p)
 
 struct heap *registry_first(void)
 {
-	uint32_t n = load_acquire(&slots_used);
+	uint32_t n = load_acquire(&ranges_used);
 	struct heap *first = NULL;
 
 	for (uint32_t i = 0; i < n; i++) {
-		struct heap *heap = &heaps[i];
+		struct heap *heap = load_acquire(&ranges[i].heap);
 
-		if (!load_acquire(&heap->is_open))
+		if (!load_acquire(&ranges[i].len) || !load_acquire(&heap->is_open))
 			continue;
 		/* a child prefers what it opened itself */
 		if (!first || (*heap->alive != *first->alive ? *heap->alive : heap->serial < first->serial))
@@ -90,28 +127,40 @@ struct heap *registry_first(void)
 
 void registry_each(void (*visit)(struct heap *heap))
 {
-	for (uint32_t i = 0; i < slots_used; i++)
+	for (uint32_t i = 0; i < HEAPS_MAX; i++)
 		if (load_acquire(&heaps[i].is_open))
 			visit(&heaps[i]);
+}
+
+void registry_each_inherited(void (*visit)(struct heap *heap))
+{
+	for (uint32_t i = 0; i < HEAPS_MAX; i++)
+		if (is_taken[i] && !alive_words[i])
+			visit(&heaps[i]);
+}
+
+int registry_check(const fm_heap *handle, enum fm_misuse_kind *kind)
+{
+	uintptr_t distance = (uintptr_t)handle - (uintptr_t)heaps;
+
+	*kind = 0;
+	if (!handle)
+		return fail(EINVAL, "the heap is NULL");
+	if (distance < sizeof(heaps) && distance % sizeof(heaps[0]) == 0)
+		return heap_is_usable(heap_of_handle(handle), kind);
+	*kind = FM_CLOSED_HEAP;
+	return fail(EBADF, "%p is no heap handle", (const void *)handle);
 }
 
 struct heap *registry_usable(const fm_heap *handle)
 {
 	struct heap *heap = heap_of_handle(handle);
 	enum fm_misuse_kind kind;
-	uintptr_t distance = (uintptr_t)heap - (uintptr_t)heaps;
 
-	if (!handle) {
-		fail(EINVAL, "the heap is NULL");
-		return NULL;
-	}
-	if (distance >= sizeof(heaps) || distance % sizeof(heaps[0])) {
-		fail(EBADF, "%p is no heap handle", (const void *)handle);
-		kind = FM_CLOSED_HEAP;
-	} else if (heap_is_usable(heap, &kind) == 0) {
+	if (registry_check(handle, &kind) == 0)
 		return heap;
-	}
-	misuse_report(kind, handle, kind == FM_FORKED_CHILD ? &heap->pub : NULL);
+	if (kind)
+		misuse_report(kind, handle, kind == FM_FORKED_CHILD ? &heap->pub : NULL);
 	return NULL;
 }
 

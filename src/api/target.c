@@ -21,7 +21,8 @@ struct heap *target_heap(void)
 	struct heap *heap = chosen;
 	enum fm_misuse_kind kind;
 
-	if (!heap || !load_acquire(&heap->is_open))
+	/* closed meanwhile, or the parent's */
+	if (!heap || !load_acquire(&heap->is_open) || !*heap->alive)
 		heap = registry_first();
 	if (!heap)
 		return fail(EINVAL, "no heap is open: there is no target"), NULL;
@@ -65,6 +66,11 @@ void target_refresh(void)
 	struct heap *first = registry_first();
 
 	store_relaxed(&__fm_first_base, first ? (uint64_t)(uintptr_t)first->store.base : 0);
+	/* a child that opens a heap of its own leaves its parent's target */
+	if (chosen && !*chosen->alive) {
+		chosen = NULL;
+		__fm_addr_base = 0;
+	}
 }
 
 void target_forget(struct heap *heap)

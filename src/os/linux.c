@@ -23,6 +23,9 @@
 #include <time.h>
 #include <unistd.h>
 
+#ifndef FALLOC_FL_UNSHARE_RANGE
+#define FALLOC_FL_UNSHARE_RANGE 0x40
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -65,7 +68,12 @@ static int linux_open(const char *path, bool writable)
 static int linux_reopen(int fd, bool writable)
 {
 	char path[32];
+	int flags = fcntl(fd, F_GETFL);
 
+	if (flags < 0)
+		return -errno;
+	if ((flags & O_ACCMODE) == O_WRONLY || (writable && (flags & O_ACCMODE) != O_RDWR))
+		return -EACCES; /* what the file allows is more than the caller was given */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	return linux_open(path, writable);
 }
@@ -75,23 +83,9 @@ static int linux_create_unnamed(const char *dir, mode_t mode)
 	return above_stdio(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode));
 }
 
-static int linux_create_named(char *path_template, mode_t mode)
+static int linux_create_named(const char *path, mode_t mode)
 {
-	int fd = above_stdio(mkostemp(path_template, O_CLOEXEC));
-	mode_t mask;
-
-	if (fd < 0)
-		return fd;
-	mask = umask(0);
-	umask(mask);
-	if (fchmod(fd, mode & ~mask) < 0) {
-		int err = -errno;
-
-		unlink(path_template);
-		close(fd);
-		return err;
-	}
-	return fd;
+	return above_stdio(open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode));
 }
 
 static int linux_link_unnamed(int fd, const char *path)
@@ -169,6 +163,11 @@ static int linux_lock(int fd, bool exclusive)
 	return r;
 }
 
+static int linux_unlock(int fd)
+{
+	return result_of(flock(fd, LOCK_UN));
+}
+
 /* A store into a fallocated block of a copy-on-write file needs a new block, and raises SIGBUS when the
  * disk is full (measured on btrfs from the second overwrite on). */
 static int linux_no_copy_on_write(int fd)
@@ -177,7 +176,7 @@ static int linux_no_copy_on_write(int fd)
 
 	if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
 		return -errno;
-	flags |= FS_NOCOW_FL;
+	flags |= (int)FS_NOCOW_FL;
 	return result_of(ioctl(fd, FS_IOC_SETFLAGS, &flags));
 }
 
@@ -262,6 +261,11 @@ static int linux_allocate(int fd, uint64_t off, uint64_t len)
 		r = result_of(fallocate(fd, 0, (off_t)off, (off_t)len));
 	while (r == -EINTR);
 	return r;
+}
+
+static int linux_unshare(int fd, uint64_t off, uint64_t len)
+{
+	return result_of(fallocate(fd, FALLOC_FL_UNSHARE_RANGE, (off_t)off, (off_t)len));
 }
 
 static int linux_punch(int fd, uint64_t off, uint64_t len)
@@ -422,6 +426,7 @@ const struct os_calls os_linux = {
 	.stat_path = linux_stat_path,
 	.set_mode = linux_set_mode,
 	.lock = linux_lock,
+	.unlock = linux_unlock,
 	.no_copy_on_write = linux_no_copy_on_write,
 	.pread_full = linux_pread_full,
 	.pwrite_full = linux_pwrite_full,
@@ -429,6 +434,7 @@ const struct os_calls os_linux = {
 	.sync = linux_sync,
 	.sync_dir = linux_sync_dir,
 	.allocate = linux_allocate,
+	.unshare = linux_unshare,
 	.punch = linux_punch,
 	.truncate = linux_truncate,
 	.next_data = linux_next_data,

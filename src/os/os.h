@@ -33,9 +33,10 @@ enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP };
 struct os_calls {
 	/* Files. Descriptors are close-on-exec and above 2. */
 	int (*open)(const char *path, bool writable);                  /* fd */
-	int (*reopen)(int fd, bool writable);                          /* fd with a description of its own */
+	int (*reopen)(int fd, bool writable);                          /* fd with a description of its own; EBADF,
+	                                                                  EACCES if fd is not open like that */
 	int (*create_unnamed)(const char *dir, mode_t mode);           /* fd of a file without a name */
-	int (*create_named)(char *path_template, mode_t mode);         /* fd; the last XXXXXX are replaced */
+	int (*create_named)(const char *path, mode_t mode);            /* fd; EEXIST if the path is taken */
 	int (*link_unnamed)(int fd, const char *path);                 /* EEXIST if the path is taken */
 	int (*link_named)(const char *from, const char *path);         /* the same; `from` goes away */
 	int (*unlink)(const char *path);
@@ -44,6 +45,7 @@ struct os_calls {
 	int (*stat_path)(const char *path, struct os_stat *st);
 	int (*set_mode)(int fd, mode_t mode);
 	int (*lock)(int fd, bool exclusive);                           /* EWOULDBLOCK if taken; never waits */
+	int (*unlock)(int fd);                                         /* also for copies of fd in children */
 	int (*no_copy_on_write)(int fd);                               /* of an empty file, where it matters */
 
 	/* Bytes. `pread_full` gives how many were read, fewer only at the end of the file. */
@@ -53,6 +55,7 @@ struct os_calls {
 	int (*sync)(int fd);                                           /* data and size */
 	int (*sync_dir)(const char *dir);
 	int (*allocate)(int fd, uint64_t off, uint64_t len);           /* fallocate, extending the file */
+	int (*unshare)(int fd, uint64_t off, uint64_t len);            /* the same, with blocks of its own */
 	int (*punch)(int fd, uint64_t off, uint64_t len);
 	int (*truncate)(int fd, uint64_t size);
 	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */

@@ -12,13 +12,16 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <stdio.h>
 #include <string.h>
 
 #define SCAN_CHUNK ((size_t)65536)
 
-/* Times that the path may change under our hands before we give up: a dangling symbolic link looks as if
- * it did for ever. */
+/* Times that the path may change under our hands before we give up. */
 #define MAX_TRIES 100
+
+/* Times that a path may be missing for opening and taken for creating: a dangling symbolic link is for ever. */
+#define MAX_CONTRADICTIONS 3
 
 static const char *name_of(const struct store_request *request)
 {
@@ -151,19 +154,25 @@ static int make_heap(struct store *store, const struct store_request *request)
 	return 0;
 }
 
-/* Create the heap at request->path. 1: somebody else was faster, open theirs. */
-static int create_file(struct store *store, const struct store_request *request)
+/* A name beside `path` that nobody has. 0 or -errno. */
+static int temporary_name(char name[PATH_MAX + 24], const char *path)
 {
-	char dir[PATH_MAX], temporary[PATH_MAX + 16];
+	uint64_t number;
+	int r = os->random(&number, sizeof(number));
+
+	if (!r)
+		snprintf(name, PATH_MAX + 24, "%s.%016llx", path, (unsigned long long)number);
+	return r;
+}
+
+/* Two descriptions of a new file, without a name if the file system can do that: *temporary is "" then. */
+static int create_descriptors(struct store *store, const struct store_request *request, const char *dir,
+                              char temporary[PATH_MAX + 24])
+{
 	mode_t mode = request->mode ? request->mode : 0600;
-	struct os_stat st;
-	bool unnamed = true;
 	int r;
 
-	if (folder_of(request->path, dir))
-		return -1;
-	strcpy(temporary, request->path);
-	strcat(temporary, ".XXXXXX");
+	temporary[0] = 0;
 	store->fd = os->create_unnamed(dir, mode);
 	if (store->fd >= 0)
 		store->lock_fd = os->reopen(store->fd, true);
@@ -171,42 +180,71 @@ static int create_file(struct store *store, const struct store_request *request)
 		/* no unnamed files here, or no /proc to link them by */
 		if (store->fd >= 0)
 			os->close(store->fd);
-		unnamed = false;
-		store->fd = os->create_named(temporary, mode);
+		r = temporary_name(temporary, request->path);
+		store->fd = r ? r : os->create_named(temporary, mode);
 		if (store->fd >= 0)
 			store->lock_fd = os->open(temporary, true);
 	}
-	if (store->fd < 0)
-		return fail(-store->fd, "creating %s:", request->path);
-	if (store->lock_fd < 0) {
-		r = fail(-store->lock_fd, "creating %s:", request->path);
+	r = store->fd < 0 ? store->fd : store->lock_fd < 0 ? store->lock_fd : 0;
+	return r ? fail(-r, "creating %s:", request->path) : 0;
+}
+
+/* Give the finished heap its name. 0, -EEXIST, or what else went wrong. */
+static int publish(struct store *store, const struct store_request *request, const char *dir,
+                   const char *temporary)
+{
+	int r = *temporary ? os->link_named(temporary, request->path)
+	                   : os->link_unnamed(store->fd, request->path);
+
+	if (r)
+		return r;
+	r = os->sync_dir(dir);
+	/* a folder that can't be read, or a file system that can't sync folders: nothing to be done */
+	if (r == 0 || r == -EACCES || r == -EPERM || r == -EINVAL || r == -EOPNOTSUPP)
+		return 0;
+	os->unlink(request->path);
+	return r;
+}
+
+/* Create the heap at request->path. 1: somebody else was faster, open theirs. */
+static int create_file(struct store *store, const struct store_request *request)
+{
+	char dir[PATH_MAX], temporary[PATH_MAX + 24];
+	struct os_stat st;
+	int r;
+
+	if (folder_of(request->path, dir))
+		return -1;
+	if (create_descriptors(store, request, dir, temporary))
 		goto undo;
-	}
 	r = os->stat_fd(store->fd, &st);
 	if (r) {
-		r = fail(-r, "creating %s:", request->path);
+		fail(-r, "creating %s:", request->path);
 		goto undo;
 	}
 	store->id = st.id;
 	store->size = 0;
 	/* locked before it has a name: nobody can come in between */
-	if ((r = lock_file(store->lock_fd, request)) || (r = make_heap(store, request)))
+	if (lock_file(store->lock_fd, request) || make_heap(store, request))
 		goto undo;
-	r = unnamed ? os->link_unnamed(store->fd, request->path) : os->link_named(temporary, request->path);
-	if (!r)
-		r = os->sync_dir(dir);
+	r = publish(store, request, dir, temporary);
 	if (!r)
 		return 0;
 	store_unmap(store);
-	if (r == -EEXIST && !request->exclusive)
-		r = 1;
-	else
-		fail(-r, "linking the new heap to %s:", request->path);
+	if (r == -EEXIST && !request->exclusive) {
+		store_close_file(store);
+		return 1;
+	}
+	fail(-r, "linking the new heap to %s:", request->path);
 undo:
-	if (!unnamed)
+	if (store->fd >= 0 && *temporary) {
+		int saved = errno;
+
 		os->unlink(temporary);
+		errno = saved;
+	}
 	store_close_file(store);
-	return r == 1 ? 1 : -1;
+	return -1;
 }
 
 /* Open the existing file: two descriptions of the same file, locked. 1: the path changed, start again. */
@@ -300,20 +338,22 @@ static int take_file(struct store *store, const struct store_request *request)
 int store_open_file(struct store *out, const struct store_request *request)
 {
 	struct store store;
-	unsigned tries = 0;
+	unsigned tries = 0, contradictions = 0;
 	int r;
 
 	do {
-		if (tries++ == MAX_TRIES)
-			return fail(EAGAIN, "%s keeps changing, or is a dangling link", name_of(request));
+		if (tries++ == MAX_TRIES || contradictions == MAX_CONTRADICTIONS)
+			return fail(ENOENT, "%s keeps changing, or is a dangling link", name_of(request));
 		memset(&store, 0, sizeof(store));
 		store.fd = store.lock_fd = -1;
 		store.read_only = request->read_only;
 		if (request->exclusive) {
 			struct os_stat st;
 
-			if (os->stat_path(request->path, &st) != -ENOENT)
-				return fail(EEXIST, "%s exists", request->path);
+			r = os->stat_path(request->path, &st);
+			if (r != -ENOENT)
+				return r ? fail(-r, "creating %s:", request->path)
+				         : fail(EEXIST, "%s exists", request->path);
 			r = create_file(&store, request);
 		} else {
 			r = open_existing(&store, request);
@@ -321,8 +361,10 @@ int store_open_file(struct store *out, const struct store_request *request)
 				store_close_file(&store);
 				return -1;
 			}
-			if (r < 0 && errno == ENOENT && request->create && request->path)
+			if (r < 0 && errno == ENOENT && request->create && request->path) {
 				r = create_file(&store, request);
+				contradictions += r == 1;
+			}
 		}
 	} while (r == 1);
 	if (r)
@@ -335,8 +377,11 @@ void store_close_file(struct store *store)
 {
 	int saved = errno;
 
-	if (store->lock_fd >= 0)
+	if (store->lock_fd >= 0) {
+		/* a child that was forked a moment ago may have the description still */
+		os->unlock(store->lock_fd);
 		os->close(store->lock_fd);
+	}
 	if (store->fd >= 0)
 		os->close(store->fd);
 	store->fd = store->lock_fd = -1;

@@ -61,8 +61,11 @@ int store_mark_dirty(struct store *store)
 	if (os->boot_id(next.boot_id))
 		memset(next.boot_id, 0, sizeof(next.boot_id));
 	r = super_write(store->fd, &store->super, &next);
-	if (r)
+	if (r) {
+		/* the error of an earlier write may have been reported to this one */
+		store->sync_failed = true;
 		return fail(-r, "marking the heap as in use:");
+	}
 	/* only now: whoever reads this word on this boot knows that the mark is on the device */
 	truth_store(&truth->mark_sequence, store->super.rec.sequence);
 	store->is_marked = true;

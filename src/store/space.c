@@ -36,6 +36,12 @@ static int allocate(struct store *store, uint64_t off, uint64_t len)
 
 	if (off + len > os->file_size_limit())
 		return -EFBIG; /* beyond it the kernel would send SIGXFSZ */
+	if (store->unshares) {
+		r = os->unshare(store->fd, off, len);
+		if (r != -EOPNOTSUPP && r != -EINVAL)
+			return r;
+		store->unshares = false;
+	}
 	if (!store->zeroes_only) {
 		r = os->allocate(store->fd, off, len);
 		if (r != -EOPNOTSUPP)

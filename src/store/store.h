@@ -29,6 +29,8 @@ struct store {
 	bool is_moved;      /* another file than the one last used: holes are possible */
 	bool is_marked;     /* this process has put its dirty mark on the device */
 	bool sync_failed;   /* data may be lost: never mark clean again */
+	bool is_ragged;     /* the file had a part of a unit at its end: bytes that we did not make */
+	bool unshares;      /* blocks may be shared with another file: backing takes blocks of our own */
 	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
 	struct os_file_id id;
 	struct super super;
