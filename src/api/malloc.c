@@ -49,8 +49,7 @@ static noinline void *malloc_target(size_t size)
 
 	if (size > TABLE_MAX && size <= SMALL_MAX && fast_has(tcache, class_of(size)))
 		return fast_take(tcache, class_of(size));
-	tcache = target_cache();
-	heap = tcache ? tcache->heap : target_heap();
+	heap = target_use();
 	return heap ? malloc_slow(heap, size) : NULL;
 }
 

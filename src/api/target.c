@@ -33,14 +33,14 @@ struct heap *target_heap(void)
 	return heap;
 }
 
-struct tcache *target_cache(void)
+struct heap *target_use(void)
 {
 	struct heap *heap = target_heap();
 	struct tcache *tcache = heap ? tcache_attach(heap) : NULL;
 
 	if (tcache)
 		thread_target = tcache;
-	return tcache;
+	return heap;
 }
 
 struct fm_info *fmalloc_get_target(void)

@@ -10,8 +10,8 @@
 /* The target's heap, or NULL after fail(). */
 struct heap *target_heap(void);
 
-/* The thread's cache of the target, made if need be; NULL: none, or no memory, or the thread is leaving. */
-struct tcache *target_cache(void);
+/* The same; its cache becomes the one of the thread's fast paths, if it can have one. */
+struct heap *target_use(void);
 
 /* A heap was opened or closed: the process's first one may be another. */
 void target_refresh(void);

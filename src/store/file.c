@@ -247,7 +247,8 @@ undo:
 	return -1;
 }
 
-/* Open the existing file: two descriptions of the same file, locked. 1: the path changed, start again. */
+/* Open the existing file: two descriptions of the same file, locked. 1: the path changed, start again; 2: there
+ * is no file, and it is to be created. */
 static int open_existing(struct store *store, const struct store_request *request)
 {
 	struct os_stat st, lock_st, path_st;
@@ -255,6 +256,8 @@ static int open_existing(struct store *store, const struct store_request *reques
 	int r;
 
 	store->fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
+	if (store->fd == -ENOENT && request->create && request->path)
+		return 2;
 	if (store->fd < 0)
 		return fail(-store->fd, "opening %s:", name_of(request));
 	store->lock_fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
@@ -361,7 +364,7 @@ int store_open_file(struct store *out, const struct store_request *request)
 				store_close_file(&store);
 				return -1;
 			}
-			if (r < 0 && errno == ENOENT && request->create && request->path) {
+			if (r == 2) {
 				r = create_file(&store, request);
 				contradictions += r == 1;
 			}

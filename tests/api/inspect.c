@@ -90,8 +90,10 @@ static void many_roots(void **state)
 
 	(void)state;
 	for (unsigned i = 0; i < 3000; i++) {
+		void *p = fm_at(heap, i % 3 == 0 ? 0 : PAGE_SIZE + i);
+
 		snprintf(name, sizeof name, "root %u", i);
-		assert_int_equal(fm_root_set(heap, name, fm_at(heap, i % 3 == 0 ? 0 : PAGE_SIZE + i), i * 7), 0);
+		assert_int_equal(fm_root_set(heap, name, p, i * 7), 0);
 	}
 	heap = reopen(heap);
 	for (unsigned stop_at = 0; stop_at <= 3000; stop_at += 1500) {

@@ -17,7 +17,8 @@
 		error_ = errno; \
 		NEED(as_expected_); \
 		if (error_ != (wanted)) \
-			fprintf(stderr, "# errno %d instead of %d: %s\n", error_, (wanted), fm_last_error()); \
+			fprintf(stderr, "# errno %d instead of %d: %s\n", error_, (wanted), \
+			        fm_last_error()); \
 		NEED(error_ == (wanted)); \
 		NEED(fm_last_error()[0] != 0); \
 		NEED((c)->seen.calls == 0); \
@@ -66,9 +67,10 @@ static void realloc_to_zero_keeps_an_object(struct misuse_case *c)
 
 static void sizes_beyond_everything(struct misuse_case *c)
 {
-	static const size_t sizes[] = { SIZE_MAX,         SIZE_MAX - 1,      SIZE_MAX - 7,  SIZE_MAX - 15,
-		                        SIZE_MAX - 4095,  SIZE_MAX - 65535,  SIZE_MAX / 2,  SIZE_MAX / 2 + 1,
-		                        (size_t)1 << 62,  (size_t)1 << 48,   (size_t)1 << 47 };
+	static const size_t sizes[] = { SIZE_MAX,        SIZE_MAX - 1,     SIZE_MAX - 7,
+		                        SIZE_MAX - 15,   SIZE_MAX - 4095,  SIZE_MAX - 65535,
+		                        SIZE_MAX / 2,    SIZE_MAX / 2 + 1, (size_t)1 << 62,
+		                        (size_t)1 << 48, (size_t)1 << 47 };
 
 	for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
 		FAILS(c, fm_malloc(c->heap, sizes[i]), NULL, ENOMEM);

@@ -111,7 +111,7 @@ static bool verify(struct model *m, const struct model_object *o)
 	char *p = address(m, o);
 	size_t at = model_differs(p, o->id, o->usable, o->usable);
 
-	MUST(m, at == o->usable, "object at %#" PRIx64 " of %zu (usable %zu) bytes differs from byte %zu on",
+	MUST(m, at == o->usable, "object at %#" PRIx64 " of %zu (usable %zu) bytes differs at %zu",
 	     o->offset, o->requested, o->usable, at);
 	MUST(m, (uintptr_t)p % o->alignment == 0, "object at %#" PRIx64 " is not aligned to %zu: %p",
 	     o->offset, o->alignment, (void *)p);
@@ -354,7 +354,8 @@ static bool allocate_plain(struct model *m, size_t size)
 	if (size >= 128) {
 		size_t usable = fm_usable_size(p), rounded = (size + 15) / 16 * 16;
 
-		MUST(m, usable <= rounded + rounded / 8, "%zu usable bytes for a request of %zu", usable, size);
+		MUST(m, usable <= rounded + rounded / 8, "%zu usable bytes for a request of %zu", usable,
+		     size);
 	}
 	return believe_new(m, p, size, ordinary_alignment(size));
 }
@@ -482,6 +483,16 @@ static bool do_realloc(struct model *m, struct model_object *o, const struct sha
 	return true;
 }
 
+/* More than the heap may hold: it looks for space everywhere, and takes none from anybody. */
+static bool do_allocate_too_much(struct model *m)
+{
+	size_t size = (m->max_size ? m->max_size : (uint64_t)1 << 46) + model_below(&m->random, MIB);
+
+	errno = 0;
+	MUST(m, !fm_malloc(m->heap, size) && errno == ENOMEM, "malloc of %zu bytes: errno %d", size, errno);
+	return true;
+}
+
 /* fm_at_checked around one object, fm_heap_of. */
 static bool do_look(struct model *m, const struct model_object *o)
 {
@@ -558,7 +569,8 @@ static bool do_root_set(struct model *m, struct root *r)
 	if (renamed) {
 		name_root(m, r);
 		errno = 0;
-		MUST(m, !fm_root_get(m->heap, r->name, tag) && errno == ENOENT, "a root that nobody set");
+		MUST(m, !fm_root_get(m->heap, r->name, tag) && errno == ENOENT,
+		     "a root that nobody set: errno %d (%s)", errno, fm_last_error());
 		errno = 0;
 		MUST(m, fm_root_remove(m->heap, r->name) == -1 && errno == ENOENT, "removed a root unset");
 	}
@@ -688,7 +700,8 @@ static bool audit_stats(struct audit *a)
 	MUST(m, fstat(m->heap->fd, &st) == 0 && s.file_size == (uint64_t)st.st_size,
 	     "fm_stats: file size %" PRIu64, s.file_size);
 	a->file_size = s.file_size;
-	MUST(m, bytes + s.free_bytes <= s.file_size, "fm_stats: more live and free bytes than the file has");
+	MUST(m, bytes + s.free_bytes <= s.file_size, "fm_stats: %" PRIu64 " live bytes and %" PRIu64
+	     " free ones in a file of %" PRIu64, bytes, s.free_bytes, s.file_size);
 	MUST(m, m->max_size == 0 || s.file_size <= m->max_size, "the file grew to %" PRIu64, s.file_size);
 	return true;
 }
@@ -743,6 +756,8 @@ static bool step(struct model *m, const struct shape *shape, uint64_t bytes)
 		MUST(m, fm_sync(m->heap) == 0, "fm_sync: errno %d (%s)", errno, fm_last_error());
 		return true;
 	}
+	if (n < 98 && chance(m, 20))
+		return do_allocate_too_much(m);
 	return verify(m, o);
 }
 
@@ -865,7 +880,8 @@ static void random_operations(void **state)
 	for (unsigned round = 0; left > 0; round++) {
 		const struct shape *shape = round < SHAPES ? &shapes[round] : pick_shape(&random);
 		uint64_t n = shape->operations < left ? shape->operations : left;
-		uint64_t bytes[2] = { model_below(&random, shape->bytes), model_below(&random, shape->bytes) };
+		uint64_t bytes[2] = { model_below(&random, shape->bytes),
+		                      model_below(&random, shape->bytes) };
 		unsigned i = 0;
 
 		left -= n;
@@ -932,7 +948,8 @@ static void limited_size(void **state)
 		size_t keep;
 
 		if (bytes < wanted)
-			fail_msg("seed %" PRIu64 " round %u: full at %" PRIu64 " bytes", seed, round, bytes);
+			fail_msg("seed %" PRIu64 " round %u: full at %" PRIu64 " bytes", seed, round,
+			         bytes);
 		REPORT(&m, audit(&m, 1));
 		keep = m.objects.count / 4;
 		while (m.objects.count > keep)
@@ -940,7 +957,8 @@ static void limited_size(void **state)
 		// what was given back can be had again, in the sizes in which it was given back
 		bytes = fill_up(&m, pick, &left);
 		if (bytes < wanted / 2)
-			fail_msg("seed %" PRIu64 " round %u: full again at %" PRIu64 " bytes", seed, round, bytes);
+			fail_msg("seed %" PRIu64 " round %u: full again at %" PRIu64 " bytes", seed, round,
+			         bytes);
 		if (chance(&m, 4))
 			REPORT(&m, reopen(&m, 1, path, home));
 		REPORT(&m, free_everything(&m));
@@ -989,7 +1007,7 @@ static bool take_over(struct worker *w)
 		struct model_object *o = items[i];
 		struct model_object *other = model_overlapping(&w->model.objects, o->offset, o->usable);
 
-		MUST(&w->model, !other, "object %#" PRIx64 "+%zu of another thread overlaps %#" PRIx64 "+%zu",
+		MUST(&w->model, !other, "handed over %#" PRIx64 "+%zu overlaps %#" PRIx64 "+%zu",
 		     o->offset, o->usable, other ? other->offset : 0, other ? other->usable : 0);
 		model_insert(&w->model.objects, o);
 	}
@@ -1117,12 +1135,14 @@ static void threads(void **state)
 		left -= n;
 		for (unsigned i = 0; i < PARTS; i++) {
 			// large ones are rare, or most of the time goes into pages
-			const struct shape *shape = &shapes[model_below(&random, 8) ? model_below(&random, 3) :
-			                                                             model_below(&random, 5)];
+			unsigned kinds = model_below(&random, 8) ? 3 : 5;
+			const struct shape *shape = &shapes[model_below(&random, kinds)];
 
 			part_models[i].heap = part_models[0].heap;
 			workers[i].shape = shape;
-			workers[i].operations = n / PARTS < shape->operations ? n / PARTS : shape->operations;
+			workers[i].operations = n / PARTS;
+			if (workers[i].operations > shape->operations)
+				workers[i].operations = shape->operations;
 			workers[i].bytes = model_below(&random, shape->bytes / 4);
 		}
 		run_workers();

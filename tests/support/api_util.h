@@ -115,7 +115,8 @@ static inline void in_child(void (*act)(void))
 		as_expected_ = (call) == (result); \
 		error_ = errno; \
 		if (!as_expected_ || error_ != (wanted)) \
-			fail_msg("%s: errno %d (%s) instead of %d", #call, error_, fm_last_error(), (wanted)); \
+			fail_msg("%s: errno %d (%s) instead of %d", #call, error_, fm_last_error(), \
+			         (wanted)); \
 		assert_true(fm_last_error()[0] != 0); \
 	} while (0)
 
@@ -269,8 +270,8 @@ static inline size_t live_objects(fm_heap *heap)
 static inline void print_finding(const struct fm_finding *finding, void *arg)
 {
 	(void)arg;
-	fprintf(stderr, "# fm_check: at %#" PRIx64 " is %#" PRIx64 ": %s\n", finding->offset, finding->value,
-	        finding->text);
+	fprintf(stderr, "# fm_check: at %#" PRIx64 " is %#" PRIx64 ": %s\n", finding->offset,
+	        finding->value, finding->text);
 }
 
 static inline void close_checked(fm_heap *heap)

@@ -134,8 +134,8 @@ static inline int misuse_same(void *p, size_t usable, void *arg)
 static inline void misuse_print_finding(const struct fm_finding *finding, void *arg)
 {
 	(void)arg;
-	fprintf(stderr, "# fm_check: at %#" PRIx64 " is %#" PRIx64 ": %s\n", finding->offset, finding->value,
-	        finding->text);
+	fprintf(stderr, "# fm_check: at %#" PRIx64 " is %#" PRIx64 ": %s\n", finding->offset,
+	        finding->value, finding->text);
 }
 
 /* Remember which objects are alive. */
@@ -199,7 +199,8 @@ static inline void wrong_end(struct misuse_case *c, int error, int wanted, enum 
 	NEED(fm_last_error()[0] != 0);
 	if (misuse_way == WITH_HANDLER) {
 		NEED(c->seen.calls == 1);
-		if (!misuse_kind_fits(c->seen.told.kind, kind) || c->seen.told.address != address || c->seen.told.heap != heap)
+		if (!misuse_kind_fits(c->seen.told.kind, kind) || c->seen.told.address != address ||
+		    c->seen.told.heap != heap)
 			fprintf(stderr, "# told kind %d address %p heap %p, wanted %d %p %p: %s\n",
 			        (int)c->seen.told.kind, c->seen.told.address, (void *)c->seen.told.heap,
 			        (int)kind, address, (void *)heap, c->seen.text);

@@ -73,14 +73,16 @@ static int reserved(int r, uint64_t len)
 CALL_FD(open, (const char *path, bool writable), (path, writable))
 CALL_FD(reopen, (int fd, bool writable), (fd, writable))
 CALL_FD(create_unnamed, (const char *dir, mode_t mode), (dir, mode))
-CALL_FD(create_named, (char *template, mode_t mode), (template, mode))
+CALL_FD(create_named, (const char *path, mode_t mode), (path, mode))
 CALL(link_unnamed, (int fd, const char *path), (fd, path))
 CALL(link_named, (const char *from, const char *path), (from, path))
 CALL(stat_fd, (int fd, struct os_stat *st), (fd, st))
 CALL(stat_path, (const char *path, struct os_stat *st), (path, st))
 CALL(set_mode, (int fd, mode_t mode), (fd, mode))
 CALL(lock, (int fd, bool exclusive), (fd, exclusive))
+CALL(unlock, (int fd), (fd))
 CALL(no_copy_on_write, (int fd), (fd))
+CALL(unshare, (int fd, uint64_t off, uint64_t len), (fd, off, len))
 CALL(pwrite_full, (int fd, const void *buf, size_t len, uint64_t off), (fd, buf, len, off))
 CALL(pwrite_sync, (int fd, const void *buf, size_t len, uint64_t off), (fd, buf, len, off))
 CALL(sync, (int fd), (fd))
@@ -177,6 +179,12 @@ static size_t size_of(unsigned i)
 	return i == 0 ? 700000 : i == 1 ? 5000000 : i == 2 ? 100000 : 16 + i * 40;
 }
 
+/* Of large objects only the beginning is filled: the file is written again for every failure. */
+static size_t filled_of(unsigned i)
+{
+	return size_of(i) < 8192 ? size_of(i) : 8192;
+}
+
 static uint8_t *read_all(uint64_t *size)
 {
 	struct stat st;
@@ -208,7 +216,7 @@ static void must_be_whole(fm_heap *heap, const char *when)
 		FAIL("%s: fm_check", when);
 	for (unsigned i = 0; i < OBJECTS; i++)
 		if (fm_usable_size(fm_at(heap, t.off[i])) < size_of(i) ||
-		    !proc_intact(fm_at(heap, t.off[i]), i, size_of(i), SIZE_MAX))
+		    !proc_intact(fm_at(heap, t.off[i]), i, filled_of(i), SIZE_MAX))
 			FAIL("%s: object %u is lost or damaged", when, i);
 	if (fm_root_get(heap, "root", 5) != fm_at(heap, t.off[3]))
 		FAIL("%s: the root is lost: %s", when, fm_last_error());
@@ -221,13 +229,13 @@ static void must_work(fm_heap *heap, const char *when)
 	void *p[20];
 
 	for (unsigned i = 0; i < 20; i++) {
-		p[i] = fm_malloc(heap, i * i * 2000);
+		p[i] = fm_malloc(heap, i * i * 1500);
 		if (!p[i])
 			FAIL("%s: malloc: %s", when, fm_last_error());
-		proc_fill(p[i], i, i * i * 2000);
+		proc_fill(p[i], i, i * i * 1500);
 	}
 	for (unsigned i = 0; i < 20; i++)
-		if (!proc_intact(p[i], i, i * i * 2000, SIZE_MAX) || fm_free(p[i]) != 0)
+		if (!proc_intact(p[i], i, i * i * 1500, SIZE_MAX) || fm_free(p[i]) != 0)
 			FAIL("%s: object %u: %s", when, i, fm_last_error());
 	if (proc_check(heap) != 0)
 		FAIL("%s: fm_check", when);
@@ -257,7 +265,8 @@ static void for_each_failure(bool (*one)(void))
 
 	for (unsigned e = 0; e < (kinds ? kinds : 1); e++) {
 		for (unsigned for_ever = 0; for_ever < 2; for_ever++) {
-			for (unsigned n = 1;; n++) {
+			/* from the 60th call on, those of a loop, one in five */
+			for (unsigned n = 1;; n += n < 60 ? 1 : 5) {
 				long fds, bytes;
 
 				arm(n, errors[e], for_ever);
@@ -361,6 +370,8 @@ static int moved_stat_fd(int fd, struct os_stat *st)
 
 	if (r == 0 && other_file)
 		st->id.birth_sec ^= 1;
+	else if (r == 0)
+		st->blocks = 1 << 20; /* restore() leaves holes: none that count */
 	return r;
 }
 
@@ -460,7 +471,7 @@ static void test_creating(void **state)
 
 static bool one_growth(void)
 {
-	static const size_t sizes[] = {16, 100, 3000, 40000, 300000, 600000, 2000000, 4100000, 9000000};
+	static const size_t sizes[] = {100, 40000, 300000, 600000, 4200000};
 	enum { N = sizeof(sizes) / sizeof(sizes[0]) };
 	struct { void *p; size_t size; } made[4 * N];
 	unsigned n = 0;
@@ -480,7 +491,7 @@ static bool one_growth(void)
 		else if (i < 2 * N)
 			p = fm_calloc(heap, 1, size);
 		else if (i < 3 * N)
-			p = fm_aligned_alloc(heap, (size_t)32 << i % N * 2, size);
+			p = fm_aligned_alloc(heap, (size_t)32 << i % N * 4, size);
 		else
 			p = n ? fm_realloc(heap, made[0].p, size) : NULL;
 		if (!p && n && errno != ENOMEM)
@@ -746,6 +757,19 @@ static void test_machines(void **state)
 	fault.table.boot_id = fault_boot_id;
 }
 
+/* All calls that can fail are replaced above: a new one in the table has to be, too. */
+static void test_table(void **state)
+{
+	size_t calls = sizeof(struct os_calls) / sizeof(void *), same = 0;
+
+	(void)state;
+	for (size_t i = 0; i < calls; i++)
+		same += memcmp((const char *)&fault.table + i * sizeof(void *),
+		               (const char *)&os_linux + i * sizeof(void *), sizeof(void *)) == 0;
+	/* unlink, file_size_limit, page_size, thread_count, now_ms, sleep_ms */
+	assert_int_equal(same, 6);
+}
+
 /* ---------------------------------------------------------------- */
 
 static void make_heap(void)
@@ -757,7 +781,7 @@ static void make_heap(void)
 		void *p = fm_malloc(heap, size_of(i));
 
 		assert_non_null(p);
-		proc_fill(p, i, size_of(i));
+		proc_fill(p, i, filled_of(i));
 		t.off[i] = fm_offset_of(heap, p);
 	}
 	assert_int_equal(fm_root_set(heap, "root", fm_at(heap, t.off[3]), 5), 0);
@@ -784,22 +808,38 @@ static void warm_up(void)
 static int setup(void **state)
 {
 	(void)state;
-	fault.table = (struct os_calls){
-		.open = fault_open, .reopen = fault_reopen, .create_unnamed = fault_create_unnamed,
-		.create_named = fault_create_named, .link_unnamed = fault_link_unnamed,
-		.link_named = fault_link_named, .unlink = os_linux.unlink, .close = fault_close,
-		.stat_fd = moved_stat_fd, .stat_path = fault_stat_path, .set_mode = fault_set_mode,
-		.lock = fault_lock, .no_copy_on_write = fault_no_copy_on_write,
-		.pread_full = fault_pread_full, .pwrite_full = fault_pwrite_full,
-		.pwrite_sync = fault_pwrite_sync, .sync = fault_sync, .sync_dir = fault_sync_dir,
-		.allocate = fault_allocate, .punch = fault_punch, .truncate = fault_truncate,
-		.next_data = fault_next_data, .reserve_file = fault_reserve_file,
-		.reserve_memory = fault_reserve_memory, .protect = fault_protect, .unmap = fault_unmap,
-		.advise = fault_advise, .boot_id = fault_boot_id, .random = fault_random,
-		.file_size_limit = os_linux.file_size_limit, .page_size = os_linux.page_size,
-		.thread_count = os_linux.thread_count, .now_ms = os_linux.now_ms,
-		.sleep_ms = os_linux.sleep_ms,
-	};
+	fault.table = os_linux;
+#define REPLACE(name) fault.table.name = fault_##name
+	REPLACE(open);
+	REPLACE(reopen);
+	REPLACE(create_unnamed);
+	REPLACE(create_named);
+	REPLACE(link_unnamed);
+	REPLACE(link_named);
+	REPLACE(close);
+	REPLACE(stat_path);
+	REPLACE(set_mode);
+	REPLACE(lock);
+	REPLACE(unlock);
+	REPLACE(no_copy_on_write);
+	REPLACE(unshare);
+	REPLACE(pread_full);
+	REPLACE(pwrite_full);
+	REPLACE(pwrite_sync);
+	REPLACE(sync);
+	REPLACE(sync_dir);
+	REPLACE(allocate);
+	REPLACE(punch);
+	REPLACE(truncate);
+	REPLACE(next_data);
+	REPLACE(reserve_file);
+	REPLACE(reserve_memory);
+	REPLACE(protect);
+	REPLACE(unmap);
+	REPLACE(advise);
+	REPLACE(boot_id);
+	REPLACE(random);
+	fault.table.stat_fd = moved_stat_fd;
 	os = &fault.table;
 	t.dir = proc_dir_make();
 	proc_path(t.path, t.dir, "heap");
@@ -824,6 +864,7 @@ static int teardown(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_table),
 		cmocka_unit_test(test_opening),
 		cmocka_unit_test(test_opening_for_reading),
 		cmocka_unit_test(test_opening_after_a_kill),
