@@ -13,48 +13,52 @@ static inline bool fast_has(const struct tcache *tcache, unsigned class_no)
 	return likely(tcache->window[class_no].avail != 0);
 }
 
-/* A slot of `class_no`; requires fast_has(). Keeps S1, S2. */
+/* A slot of `class_no`; requires fast_has(). */
 static inline void *fast_take(struct tcache *tcache, unsigned class_no)
 {
-	struct window *window = &tcache->window[class_no];
-	uint64_t avail = window->avail;
-	unsigned slot = lowest_bit(avail);
-
-	window->avail = avail & (avail - 1);
-	truth_store_own(window->live, truth_load(window->live) | UINT64_C(1) << slot);
-	return window->base + (size_t)slot * window->slot_size;
+	return window_take(&tcache->window[class_no]);
 }
 
-/* Free the slot at `off` (below tcache->size) if the thread owns its slab and all is well; else false, and
+/* Free the slot at `off` of `slab`'s heap if the thread owns the slab and all is well; else false, and
  * nothing has changed. Keeps S1, S4, S5. */
-static inline __attribute__((always_inline)) bool fast_free(struct tcache *tcache, uint64_t off)
+static inline __attribute__((always_inline)) bool fast_free_in(struct tcache *tcache, struct unit *slab,
+                                                               uint64_t off)
 {
-	struct unit *slab = &tcache->units[off >> UNIT_SHIFT];
 	uint64_t *pair;
-	uint64_t bit, live;
+	uint64_t live;
 	uint32_t slot;
 	unsigned w;
 
-	slab -= load_relaxed(&slab->back);
 	if (unlikely(load_relaxed(&slab->owner) != tcache->id))
 		return false;
-	slot = slab_slot_at(slab, off - ((uint64_t)(slab - tcache->units) << UNIT_SHIFT));
+	slot = slab_slot_at(slab, off - slab->start);
 	if (unlikely(slot == UINT32_MAX))
 		return false;
 	w = slot / 64;
-	bit = UINT64_C(1) << slot % 64;
 	pair = slab_pair(slab, w);
 	live = truth_load(&pair[0]);
-	if (unlikely(!(live & ~truth_load(&pair[1]) & bit)))
+	if (unlikely(!((live & ~truth_load(&pair[1])) >> slot % 64 & 1)))
 		return false;
-	live &= ~bit;
+	live &= ~(UINT64_C(1) << slot % 64);
 	truth_store_own(&pair[0], live);
 	slab->summary |= UINT64_C(1) << w;
-	if (unlikely(live == 0))
-		slab->empty |= UINT64_C(1) << w;
 	if (unlikely(live == 0 || !slab->is_listed))
-		tcache_slot_freed(tcache, slab);
+		tcache_slot_freed(tcache, slab, w, live);
 	return true;
+}
+
+/* The same by the offset alone, below tcache->size. In a unit behind the first of its slab the descriptor has no
+ * owner: false too, for fast_free_behind. */
+static inline __attribute__((always_inline)) bool fast_free(struct tcache *tcache, uint64_t off)
+{
+	return fast_free_in(tcache, &tcache->units[off >> UNIT_SHIFT], off);
+}
+
+static inline bool fast_free_behind(struct tcache *tcache, uint64_t off)
+{
+	struct unit *unit = &tcache->units[off >> UNIT_SHIFT];
+
+	return fast_free_in(tcache, unit - load_relaxed(&unit->back), off);
 }
 
 #endif

@@ -57,8 +57,9 @@ struct unit {
 	uint8_t units;       /* of a slab or run */
 	uint8_t is_listed;   /* in a partial or unowned list, or current in a window */
 	uint8_t unused[3];
-	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
+	uint64_t start;      /* of a slab: offset of its first byte */
 	/* the rest */
+	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
 	uint64_t pending;    /* atomic: words in which another thread freed something */
 	struct unit *inbox_next;
 	struct unit *next, *prev;             /* partial list of the owner, or unowned list of the heap */

@@ -80,7 +80,8 @@ static void release(struct tcache *tcache, struct unit *slab)
 	heap_unlock(heap);
 }
 
-void tcache_slot_freed(struct tcache *tcache, struct unit *slab)
+/* The slab has got free slots, or an empty word: list it if it was full, keep or release it if it is empty. */
+static void slab_changed(struct tcache *tcache, struct unit *slab)
 {
 	struct unit **spare = &tcache->spare[slab->class_no];
 
@@ -102,6 +103,14 @@ void tcache_slot_freed(struct tcache *tcache, struct unit *slab)
 	if (slab->is_listed)
 		partial_remove(tcache, slab);
 	release(tcache, slab);
+}
+
+void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live)
+{
+	if (live == 0)
+		slab->empty |= UINT64_C(1) << w;
+	if (live == 0 || !slab->is_listed)
+		slab_changed(tcache, slab);
 }
 
 /* ---------------------------------------------------------------- remote frees */
@@ -174,7 +183,7 @@ static void harvest_own(struct tcache *tcache, struct unit *slab)
 
 	slab_harvest(slab, words);
 	if (slab->summary && (!slab->is_listed || slab->empty == slab_all_words(slab)))
-		tcache_slot_freed(tcache, slab);
+		slab_changed(tcache, slab);
 }
 
 static void inbox_drain(struct tcache *tcache)
@@ -247,10 +256,20 @@ static void window_clear(struct tcache *tcache, unsigned class_no)
 	tcache->current[class_no] = NULL;
 }
 
+void *tcache_next_word(struct tcache *tcache, unsigned class_no)
+{
+	struct window *window = &tcache->window[class_no];
+	struct unit *slab = tcache->current[class_no];
+
+	if (!slab || !slab->summary || load_relaxed(&tcache->inbox) & ADDRESS_MASK)
+		return NULL;
+	window_load(tcache, slab);
+	return window->avail ? window_take(window) : NULL;
+}
+
 void *tcache_refill(struct tcache *tcache, unsigned class_no)
 {
 	struct window *window = &tcache->window[class_no];
-	unsigned slot;
 
 	inbox_drain(tcache);
 	while (!window->avail) {
@@ -274,10 +293,7 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no)
 		}
 		window_load(tcache, slab);
 	}
-	slot = lowest_bit(window->avail);
-	window->avail &= window->avail - 1;
-	truth_store(window->live, truth_load(window->live) | UINT64_C(1) << slot);
-	return window->base + (size_t)slot * window->slot_size;
+	return window_take(window);
 }
 
 /* The slab is in the window and nothing in it is allocated. */

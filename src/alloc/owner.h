@@ -92,13 +92,26 @@ void owner_unlock_membership(void);
 /* All caches of the heap do; at closing, when no other thread may use it. Needs membership and heap->lock. */
 void tcache_leave_all(struct heap *heap);
 
-/* Take the slot behind the fast path: the next word of the slab, a partial slab, an adopted or a new one.
+/* Take a slot of `window`, which has one. Keeps S1, S2. */
+static inline void *window_take(struct window *window)
+{
+	uint64_t avail = window->avail;
+	unsigned slot = lowest_bit(avail);
+
+	window->avail = avail & (avail - 1);
+	truth_store_own(window->live, truth_load(window->live) | UINT64_C(1) << slot);
+	return window->base + (size_t)slot * window->slot_size;
+}
+
+/* The window is used up: take a slot of the next word of the same slab, or NULL if that needs more than a look. */
+void *tcache_next_word(struct tcache *tcache, unsigned class_no);
+
+/* Take the slot behind that: the next word of the slab, a partial slab, an adopted or a new one.
  * NULL with errno ENOMEM. */
 void *tcache_refill(struct tcache *tcache, unsigned class_no);
 
-/* Behind the fast path of freeing an own slot in a word that is in no window: list the slab if it was
- * full, release it if it is empty. */
-void tcache_slot_freed(struct tcache *tcache, struct unit *slab);
+/* Behind the fast path of freeing an own slot: word `w` is `live` now, and that is 0, or the slab was full. */
+void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live);
 
 /* Give back the empty slabs that the cache keeps. True if there were any: worth another try where space was
  * lacking. */

@@ -38,6 +38,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	unsigned u = index_in_segment(unit_no);
 	struct unit *slab = &heap->units[unit_no];
 
+	slab->start = unit_no << UNIT_SHIFT;
 	slab->slot_size = slab_word_slot_size(word);
 	slab->units = (uint8_t)slab_word_units(word);
 	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);

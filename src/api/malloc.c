@@ -47,8 +47,14 @@ static noinline void *malloc_target(size_t size)
 	struct tcache *tcache = thread_target;
 	struct heap *heap;
 
-	if (size > TABLE_MAX && size <= SMALL_MAX && fast_has(tcache, class_of(size)))
-		return fast_take(tcache, class_of(size));
+	if (likely(size <= SMALL_MAX)) {
+		unsigned class_no = class_of(size);
+		void *p = fast_has(tcache, class_no) ? fast_take(tcache, class_no)
+		                                     : tcache_next_word(tcache, class_no);
+
+		if (likely(p != NULL))
+			return p;
+	}
 	heap = target_use();
 	return heap ? malloc_slow(heap, size) : NULL;
 }
@@ -156,6 +162,10 @@ static noinline int free_slow(void *p)
 
 	if (!p)
 		return 0;
+	tcache = thread_target;
+	off = (uintptr_t)p - (uintptr_t)tcache->base;
+	if (off < tcache->size && fast_free_behind(tcache, off))
+		return 0;
 	heap = heap_with(p);
 	if (!heap)
 		return -1;
@@ -163,7 +173,7 @@ static noinline int free_slow(void *p)
 	tcache = thread_current->cache[heap->slot];
 	if (tcache && tcache->heap == heap) {
 		tcache->size = heap_size(heap);
-		if (off < tcache->size && fast_free(tcache, off))
+		if (off < tcache->size && fast_free_behind(tcache, off))
 			return 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0)
