@@ -26,16 +26,19 @@ static bool has_key;
 
 /* ---------------------------------------------------------------- lists of an owner */
 
+/* At the end: by the time its turn comes, a slab that was full has more than one free slot. */
 static void partial_push(struct tcache *tcache, struct unit *slab)
 {
-	struct unit **head = &tcache->partial[slab->class_no];
+	struct unit *last = tcache->partial_last[slab->class_no];
 
 	slab->is_listed = 1;
-	slab->prev = NULL;
-	slab->next = *head;
-	if (*head)
-		(*head)->prev = slab;
-	*head = slab;
+	slab->next = NULL;
+	slab->prev = last;
+	if (last)
+		last->next = slab;
+	else
+		tcache->partial[slab->class_no] = slab;
+	tcache->partial_last[slab->class_no] = slab;
 }
 
 static void partial_remove(struct tcache *tcache, struct unit *slab)
@@ -46,6 +49,8 @@ static void partial_remove(struct tcache *tcache, struct unit *slab)
 		tcache->partial[slab->class_no] = slab->next;
 	if (slab->next)
 		slab->next->prev = slab->prev;
+	else
+		tcache->partial_last[slab->class_no] = slab->prev;
 	slab->next = slab->prev = NULL;
 	slab->is_listed = 0;
 }

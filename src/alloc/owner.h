@@ -52,7 +52,8 @@ struct tcache {
 	struct unit *units;
 	struct window window[CLASSES];
 	struct unit *current[CLASSES]; /* the window's slab */
-	struct unit *partial[CLASSES]; /* owned slabs with free slots outside the window */
+	struct unit *partial[CLASSES]; /* owned slabs with free slots outside the window, full ones longest ago first */
+	struct unit *partial_last[CLASSES];
 	struct unit *spare[CLASSES];   /* an empty one among them that is kept */
 	struct unit *owned;            /* all of them */
 	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */
