@@ -370,6 +370,31 @@ static void audit_examined(struct audit *audit, uint64_t segment_no)
 		report(audit, segment_no << SEGMENT_SHIFT, free, "free units that disagree with the file");
 }
 
+/* S4 and S5 of a slab that `tcache` owns, and that its window has only free slots. */
+static void audit_owned(struct audit *audit, const struct tcache *tcache, const struct unit *slab)
+{
+	const struct window *window = &tcache->window[slab->class_no];
+	bool is_current = tcache->current[slab->class_no] == slab;
+
+	for (unsigned w = 0; w < slab->words; w++) {
+		const uint64_t *pair = slab_pair(slab, w);
+		uint64_t live = truth_load(&pair[0]);
+		uint64_t free = ~live & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+		uint64_t off = (uint64_t)((const uint8_t *)pair - audit->heap->store.base);
+		bool in_window = is_current && w == window->word;
+
+		if (in_window) {
+			if (window->avail & ~free)
+				report(audit, off, window->avail, "window with a slot that is not free");
+			free &= ~window->avail;
+		} else if ((slab->empty >> w & 1) != (live == 0)) {
+			report(audit, off, live, "emptiness of a word that disagrees with the file");
+		}
+		if ((slab->summary >> w & 1) != (free != 0))
+			report(audit, off, live, "summary of a word that disagrees with the file");
+	}
+}
+
 void audit_derived(struct audit *audit)
 {
 	struct heap *heap = audit->heap;
@@ -379,13 +404,7 @@ void audit_derived(struct audit *audit)
 	for (uint64_t s = 0; s <= directory_last(heap) && s < heap->covered; s++)
 		if (heap->segments[s].state == SEG_EXAMINED)
 			audit_examined(audit, s);
-	for (const struct tcache *tcache = heap->caches; tcache; tcache = tcache->heap_next) {
-		for (unsigned c = 0; c < CLASSES; c++) {
-			const struct window *window = &tcache->window[c];
-
-			if (window->avail && window->avail & (truth_load(&window->live[0]) | truth_load(&window->live[1])))
-				report(audit, (uint64_t)((uint8_t *)window->live - heap->store.base), window->avail,
-				       "window with a slot that is not free");
-		}
-	}
+	for (const struct tcache *tcache = heap->caches; tcache; tcache = tcache->heap_next)
+		for (const struct unit *slab = tcache->owned; slab; slab = slab->owned_next)
+			audit_owned(audit, tcache, slab);
 }

@@ -246,6 +246,9 @@ static void window_load(struct tcache *tcache, struct unit *slab)
 	uint64_t *pair = slab_pair(slab, w);
 	uint64_t live = slab_harvest_word(slab, w);
 
+	/* S5 for the word that leaves the window: it may have been 0 for a while in there */
+	if (window->live && truth_load(window->live))
+		slab->empty &= ~(UINT64_C(1) << window->word);
 	slab->summary &= ~(UINT64_C(1) << w);
 	slab->empty &= ~(UINT64_C(1) << w);
 	window->live = &pair[0];

@@ -7,8 +7,7 @@
  *   S2  a slot enters a window only if both bits are 0
  *   S3  bits of slots that do not exist are 0 and never set
  *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has
- *   S5  empty has bit w  <=>  live word w is 0; but a word is taken out while a window has its slots, until
- *       one is freed. Counts only for slabs that are not current in a window
+ *   S5  empty has bit w  <=>  live word w is 0; of the word in a window it says nothing
  *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
  * S4 and S5 hold for owned slabs; remote bits not yet harvested are not counted.
  *

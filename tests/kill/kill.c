@@ -30,6 +30,7 @@
 #define SLOTS 256       /* of each thread */
 #define ROOTS 3         /* names of each thread */
 #define RENEW 100       /* rounds that one heap lives */
+#define REALLOC_MIN 16  /* bytes: enough content to know a moved object by */
 
 enum op { OP_NONE, OP_ALLOC, OP_FREE, OP_REALLOC, OP_ROOT };
 
@@ -177,6 +178,8 @@ static void do_realloc(unsigned t, unsigned owner, unsigned slot, uint64_t *rng)
 	uint64_t size = choose_size(slot, rng);
 	void *p;
 
+	if (size < REALLOC_MIN)
+		size = REALLOC_MIN;
 	in->owner = owner;
 	in->slot = slot;
 	in->old_off = s->off;
@@ -255,7 +258,7 @@ static void do_something(unsigned t, enum mode mode, uint64_t *rng)
 		do_alloc(t, owner, slot, rng);
 	else if (what < 60)
 		do_free(t, owner, slot);
-	else if (what < 80)
+	else if (what < 80 && s->size >= REALLOC_MIN)
 		do_realloc(t, owner, slot, rng);
 	else
 		proc_must(proc_intact(fm_at(child_heap, s->off), s->id, s->size, s->size));
@@ -446,8 +449,8 @@ static void check_returned(struct view *v, struct intent *in)
 	table_of(v->heap, in->owner)->off[in->slot] = s->off;
 }
 
-/* A free in flight: either. Returns the number of objects that may be live without an owner. */
-static long check_free(struct view *v, struct intent *in)
+/* A free in flight: either. */
+static void check_free(struct view *v, struct intent *in)
 {
 	struct slot *s = &shared->slots[in->owner][in->slot];
 	struct seen *found = find_unclaimed(v, s->off, s->id, s->size, s->size);
@@ -457,10 +460,10 @@ static long check_free(struct view *v, struct intent *in)
 	else
 		s->off = 0;
 	table_of(v->heap, in->owner)->off[in->slot] = s->off;
-	return 0;
 }
 
-/* A realloc in flight: the old object, or the new, or both; what is found is freed. */
+/* A realloc in flight: the old object, or the new, or both; what is found is freed. Returns the number
+ * of objects that may be live without an owner. */
 static long check_realloc(struct view *v, struct intent *in)
 {
 	struct slot *s = &shared->slots[in->owner][in->slot];
@@ -488,9 +491,6 @@ static long check_in_flight(struct view *v)
 
 	for (unsigned t = 0; t < threads; t++)
 		check_returned(v, &shared->intents[t]);
-	for (unsigned t = 0; t < threads; t++)
-		if (shared->intents[t].op == OP_FREE)
-			may_leak += check_free(v, &shared->intents[t]);
 	for (unsigned t = 0; t < threads; t++) {
 		struct intent *in = &shared->intents[t];
 
@@ -499,6 +499,10 @@ static long check_in_flight(struct view *v)
 		else if (in->op == OP_ALLOC || in->op == OP_ROOT)
 			may_leak++;
 	}
+	/* Last: the place of a short object that was freed may be a new object's by now. */
+	for (unsigned t = 0; t < threads; t++)
+		if (shared->intents[t].op == OP_FREE)
+			check_free(v, &shared->intents[t]);
 	return may_leak;
 }
 
