@@ -315,7 +315,9 @@ static int linux_reserve_memory(uint64_t len, void **result)
 
 static int linux_protect(void *at, uint64_t len, bool readable, bool writable)
 {
-	return result_of(mprotect(at, len, (readable ? PROT_READ : 0) | (writable ? PROT_WRITE : 0)));
+	int protection = (readable ? PROT_READ : PROT_NONE) | (writable ? PROT_WRITE : PROT_NONE);
+
+	return result_of(mprotect(at, len, protection));
 }
 
 static int linux_unmap(void *at, uint64_t len)
@@ -356,7 +358,7 @@ static int linux_boot_id(uint8_t id[16])
 			digit = (unsigned)(c - 'a') + 10;
 		else
 			continue;
-		id[nibbles / 2] = (uint8_t)(id[nibbles / 2] << 4 | digit);
+		id[nibbles / 2] = (uint8_t)((unsigned)id[nibbles / 2] << 4 | digit);
 		nibbles++;
 	}
 	return nibbles == 32 ? 0 : -ENOENT;

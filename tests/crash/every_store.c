@@ -81,7 +81,8 @@ struct scenario {
 	size_t (*size)(uint64_t *rng);
 };
 
-static struct {
+/* Shared with the process that opens the copies: it has none of this one's locks, threads and heaps. */
+static struct test {
 	struct crash_file original, copy;
 	const struct scenario *scenario;
 	fm_heap *heap;
@@ -93,10 +94,13 @@ static struct {
 	struct root root[MAX_ROOTS];
 	struct op op;
 	unsigned op_no, state_no; /* of the round, of the operation */
-	bool is_watching, is_looking;
+	bool is_watching;
 	uint64_t states;          /* examined in all */
+	uint64_t blocks;          /* that the copy pretends to have */
+	void (*look)(void);       /* what the other process is to do */
+	unsigned found_heap, found_zeros; /* in a file that becomes a heap */
 	char failure[600];
-} t;
+} *t;
 
 static void fail_state(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
@@ -105,15 +109,15 @@ static void fail_state(const char *format, ...)
 	char what[300];
 	va_list args;
 
-	if (t.failure[0])
+	if (t->failure[0])
 		return;
 	va_start(args, format);
 	vsnprintf(what, sizeof(what), format, args);
 	va_end(args);
-	snprintf(t.failure, sizeof(t.failure),
-	         "%s: FM_SEED=%llu FM_ROUND=%llu operation %u (%s, size %zu) state %u: %s", t.scenario->name,
-	         (unsigned long long)t.seed, (unsigned long long)t.round, t.op_no, verb_name[t.op.verb],
-	         t.op.size, t.state_no, what);
+	snprintf(t->failure, sizeof(t->failure),
+	         "%s: FM_SEED=%llu FM_ROUND=%llu operation %u (%s, size %zu) state %u: %s", t->scenario->name,
+	         (unsigned long long)t->seed, (unsigned long long)t->round, t->op_no, verb_name[t->op.verb],
+	         t->op.size, t->state_no, what);
 }
 
 static void root_name(unsigned no, char name[256])
@@ -149,18 +153,18 @@ static void hash_in(struct look *look, uint64_t value)
 
 static void note_gone(struct look *look)
 {
-	look->gone = &t.object[look->next++];
+	look->gone = &t->object[look->next++];
 	look->missing++;
 }
 
 static void look_at_known(struct look *look, const uint8_t *p, size_t usable)
 {
-	const struct object *object = &t.object[look->next++];
-	bool is_old = object == t.op.old && !t.op.is_done;
+	const struct object *object = &t->object[look->next++];
+	bool is_old = object == t->op.old && !t->op.is_done;
 
 	look->found++;
 	look->is_old_there |= is_old;
-	if (usable != object->usable && !(is_old && t.op.size <= usable))
+	if (usable != object->usable && !(is_old && t->op.size <= usable))
 		fail_state("object at %#llx has %zu usable bytes, not %zu", (unsigned long long)object->off,
 		           usable, object->usable);
 	if (!crash_is_intact(p, object->id, object->size, usable))
@@ -175,9 +179,9 @@ static int look_at_object(void *p, size_t usable, void *arg)
 
 	hash_in(look, off);
 	hash_in(look, usable);
-	while (look->next < t.count && t.object[look->next].off < off)
+	while (look->next < t->count && t->object[look->next].off < off)
 		note_gone(look);
-	if (look->next < t.count && t.object[look->next].off == off) {
+	if (look->next < t->count && t->object[look->next].off == off) {
 		look_at_known(look, p, usable);
 		return 0;
 	}
@@ -190,9 +194,9 @@ static int look_at_object(void *p, size_t usable, void *arg)
 
 static bool is_object(uint64_t off)
 {
-	for (unsigned i = 0; i < t.count; i++)
-		if (t.object[i].off == off)
-			return &t.object[i] != t.op.old;
+	for (unsigned i = 0; i < t->count; i++)
+		if (t->object[i].off == off)
+			return &t->object[i] != t->op.old;
 	return false;
 }
 
@@ -216,24 +220,24 @@ static int look_at_root(const char *name, void *p, uint64_t tag, void *arg)
 	root_name(no, expected);
 	if (strcmp(name, expected) != 0)
 		fail_state("root's name '%s'", name);
-	if (!is_root(&t.root[no], target, tag) &&
-	    !(t.op.verb == ROOT_SET && t.op.root_no == no && is_root(&t.op.root, target, tag)))
+	if (!is_root(&t->root[no], target, tag) &&
+	    !(t->op.verb == ROOT_SET && t->op.root_no == no && is_root(&t->op.root, target, tag)))
 		fail_state("root %u has target %#llx and tag %llu, not %#llx and %llu", no,
 		           (unsigned long long)target, (unsigned long long)tag,
-		           (unsigned long long)t.root[no].target, (unsigned long long)t.root[no].tag);
+		           (unsigned long long)t->root[no].target, (unsigned long long)t->root[no].tag);
 	return 0;
 }
 
 static void judge_roots(const struct look *look)
 {
 	for (unsigned i = 0; i < MAX_ROOTS; i++) {
-		bool in_flight = (t.op.verb == ROOT_SET || t.op.verb == ROOT_REMOVE) && t.op.root_no == i &&
-		                 !t.op.is_done;
+		bool in_flight = (t->op.verb == ROOT_SET || t->op.verb == ROOT_REMOVE) && t->op.root_no == i &&
+		                 !t->op.is_done;
 
 		/* one being set for the first time, or removed, may be there or not; one being replaced is */
-		if (in_flight && !(t.op.verb == ROOT_SET && t.root[i].is_set))
+		if (in_flight && !(t->op.verb == ROOT_SET && t->root[i].is_set))
 			continue;
-		if (look->roots[i] != t.root[i].is_set)
+		if (look->roots[i] != t->root[i].is_set)
 			fail_state("root %u is %s", i, look->roots[i] ? "there" : "missing");
 	}
 }
@@ -241,7 +245,7 @@ static void judge_roots(const struct look *look)
 /* Is what differs from the model what the operation in flight may have done so far? */
 static void judge_difference(const struct look *look)
 {
-	const struct op *op = &t.op;
+	const struct op *op = &t->op;
 	bool is_old_gone = look->missing == 1 && op->old && look->gone == op->old && !op->is_done;
 	bool may_add = op->may_add && !op->is_done;
 	const uint8_t *added = (const uint8_t *)look->heap->mem + look->added_off;
@@ -275,7 +279,7 @@ static void print_finding(const struct fm_finding *f, void *arg)
 
 static fm_heap *open_copy(void)
 {
-	fm_heap *heap = fm_open_fd(t.copy.fd, 0, &t.options);
+	fm_heap *heap = fm_open_fd(t->copy.fd, 0, &t->options);
 
 	if (!heap)
 		fail_state("opening: %s (%s)", strerror(errno), fm_last_error());
@@ -290,7 +294,7 @@ static void look_at(fm_heap *heap, struct look *look)
 		fail_state("fm_check: %s", fm_last_error());
 	if (fm_walk(heap, look_at_object, look) != 0)
 		fail_state("fm_walk: %s", fm_last_error());
-	while (look->next < t.count)
+	while (look->next < t->count)
 		note_gone(look);
 	if (fm_root_each(heap, look_at_root, look) != 0)
 		fail_state("fm_root_each: %s", fm_last_error());
@@ -308,16 +312,16 @@ static void close_copy(fm_heap *heap)
 static void use_copy(fm_heap *heap, const struct look *look)
 {
 	struct object made[4];
-	unsigned n = 1 + (unsigned)proc_below(&t.look_rng, 4);
+	unsigned n = 1 + (unsigned)proc_below(&t->look_rng, 4);
 	uint64_t left = look->found;
 
-	if (look->added && proc_below(&t.look_rng, 2)) {
+	if (look->added && proc_below(&t->look_rng, 2)) {
 		if (fm_free(fm_at(heap, look->added_off)) != 0)
 			fail_state("freeing the block in flight: %s", fm_last_error());
 		left--;
 	}
-	for (unsigned i = 0; i < 2 && t.count; i++) {
-		const struct object *object = &t.object[proc_below(&t.look_rng, t.count)];
+	for (unsigned i = 0; i < 2 && t->count; i++) {
+		const struct object *object = &t->object[proc_below(&t->look_rng, t->count)];
 
 		if (object == look->gone || fm_usable_size(fm_at(heap, object->off)) == 0)
 			continue; /* gone, or freed by the turn before */
@@ -328,7 +332,7 @@ static void use_copy(fm_heap *heap, const struct look *look)
 	for (unsigned i = 0; i < n; i++) {
 		void *p;
 
-		made[i].size = t.scenario->size(&t.look_rng);
+		made[i].size = t->scenario->size(&t->look_rng);
 		made[i].id = UINT64_MAX / 2 + i;
 		p = fm_malloc(heap, made[i].size);
 		made[i].off = fm_offset_of(heap, p);
@@ -397,7 +401,7 @@ static void look_and_use(void)
 	if (!heap)
 		return;
 	look_at(heap, &look);
-	if (proc_below(&t.look_rng, 4) == 0) {
+	if (proc_below(&t->look_rng, 4) == 0) {
 		close_copy(heap);
 		heap = open_copy();
 		if (!heap)
@@ -406,7 +410,7 @@ static void look_and_use(void)
 		if (look.hash != again.hash || look.found != again.found)
 			fail_state("reopening changed what the heap holds");
 	}
-	if (proc_below(&t.look_rng, 16) == 0) {
+	if (proc_below(&t->look_rng, 16) == 0) {
 		empty_copy(heap);
 		return;
 	}
@@ -414,27 +418,84 @@ static void look_and_use(void)
 	close_copy(heap);
 }
 
-static void examine(void)
+/* ---------------------------------------------------------------- the process that looks */
+
+static struct {
+	pid_t pid;
+	int to, from; /* pipes */
+} looker;
+
+static void looker_main(int from, int to)
+{
+	char byte;
+
+	while (read(from, &byte, 1) == 1) {
+		crash.blocks = t->blocks;
+		t->look();
+		if (write(to, &byte, 1) != 1)
+			break;
+	}
+	_exit(0);
+}
+
+static void looker_start(void)
+{
+	static const int taken[] = {SIGFPE, SIGILL, SIGSEGV, SIGBUS, SIGSYS};
+	int to[2], from[2];
+
+	assert_int_equal(pipe2(to, O_CLOEXEC), 0);
+	assert_int_equal(pipe2(from, O_CLOEXEC), 0);
+	fflush(NULL);
+	looker.pid = fork();
+	assert_true(looker.pid >= 0);
+	if (looker.pid == 0) {
+		for (size_t i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
+			signal(taken[i], SIG_DFL);
+		close(to[1]);
+		close(from[0]);
+		looker_main(to[0], from[1]);
+	}
+	close(to[0]);
+	close(from[1]);
+	looker.to = to[1];
+	looker.from = from[0];
+}
+
+/* Its exit code. */
+static int looker_end(void)
+{
+	close(looker.to);
+	close(looker.from);
+	return proc_end(looker.pid);
+}
+
+/* Copy the file as it is now, and let the other process call look(). */
+static void examine_by(void (*look)(void))
 {
 	int saved = errno;
+	char byte = 0;
 
-	if (!t.is_watching || t.is_looking || t.failure[0])
+	if (!t->is_watching || t->failure[0])
 		return;
-	t.is_looking = true;
-	t.state_no++;
-	t.states++;
-	crash_copy(&t.original, &t.copy);
+	t->state_no++;
+	t->states++;
+	crash_copy(&t->original, &t->copy);
 	/* sometimes the copy looks as if it had lost blocks */
-	if (proc_below(&t.look_rng, 8) == 0)
-		crash.blocks = 0;
-	look_and_use();
-	t.is_looking = false;
+	t->blocks = proc_below(&t->look_rng, 8) ? crash.blocks : 0;
+	t->look = look;
+	if (write(looker.to, &byte, 1) != 1 || read(looker.from, &byte, 1) != 1)
+		fail_state("the process that opened the copy died");
 	errno = saved;
+}
+
+static void examine(void)
+{
+	examine_by(look_and_use);
 }
 
 static bool lies_in_truth(uint64_t off)
 {
-	const struct truth_page_rec *truth = (const void *)(t.original.map + TRUTH_PAGE_OFF);
+	const struct truth_page_rec *truth = (const void *)(t->original.map + TRUTH_PAGE_OFF);
 	uint64_t segment_no = off >> SEGMENT_SHIFT;
 
 	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++)
@@ -444,17 +505,17 @@ static bool lies_in_truth(uint64_t off)
 		return off >= TRUTH_PAGE_OFF && off < FIRST_JOURNAL_OFF;
 	/* words of the root table are an object's; roots are looked at in every state */
 	return (off >= metadata_off(segment_no) && off < metadata_off(segment_no) + UNIT_SIZE) ||
-	       t.op.verb == ROOT_SET || t.op.verb == ROOT_REMOVE;
+	       t->op.verb == ROOT_SET || t->op.verb == ROOT_REMOVE;
 }
 
 static void hook(const uint64_t *word)
 {
-	if (!t.is_watching || t.is_looking || t.failure[0])
+	if (!t->is_watching || t->failure[0])
 		return;
 	if ((uintptr_t)word % 8)
 		fail_state("a store of truth that is not aligned");
-	if (t.heap && !lies_in_truth(fm_offset_of(t.heap, word)))
-		fail_state("a store of truth to offset %#llx", (unsigned long long)fm_offset_of(t.heap, word));
+	if (t->heap && !lies_in_truth(fm_offset_of(t->heap, word)))
+		fail_state("a store of truth to offset %#llx", (unsigned long long)fm_offset_of(t->heap, word));
 	examine();
 }
 
@@ -518,11 +579,11 @@ static void *helper_do(void *(*work)(void *), void *arg)
 static void *do_alloc(void *arg)
 {
 	(void)arg;
-	if (t.op.verb == CALLOC)
-		return fm_calloc(t.heap, 1, t.op.size);
-	if (t.op.alignment)
-		return fm_aligned_alloc(t.heap, t.op.alignment, t.op.size);
-	return fm_malloc(t.heap, t.op.size);
+	if (t->op.verb == CALLOC)
+		return fm_calloc(t->heap, 1, t->op.size);
+	if (t->op.alignment)
+		return fm_aligned_alloc(t->heap, t->op.alignment, t->op.size);
+	return fm_malloc(t->heap, t->op.size);
 }
 
 static void *do_free(void *arg)
@@ -532,36 +593,36 @@ static void *do_free(void *arg)
 
 static void *do_realloc(void *arg)
 {
-	return fm_realloc(t.heap, arg, t.op.size);
+	return fm_realloc(t->heap, arg, t->op.size);
 }
 
 static void model_add(void *p)
 {
-	struct object object = {fm_offset_of(t.heap, p), t.next_id++, t.op.size, fm_usable_size(p)};
-	unsigned at = t.count++;
+	struct object object = {fm_offset_of(t->heap, p), t->next_id++, t->op.size, fm_usable_size(p)};
+	unsigned at = t->count++;
 
-	while (at > 0 && t.object[at - 1].off > object.off) {
-		t.object[at] = t.object[at - 1];
+	while (at > 0 && t->object[at - 1].off > object.off) {
+		t->object[at] = t->object[at - 1];
 		at--;
 	}
-	t.object[at] = object;
+	t->object[at] = object;
 	crash_fill(p, object.id, object.size);
 }
 
 static void model_remove(const struct object *object)
 {
-	unsigned at = (unsigned)(object - t.object);
+	unsigned at = (unsigned)(object - t->object);
 
-	memmove(&t.object[at], &t.object[at + 1], (--t.count - at) * sizeof(*object));
+	memmove(&t->object[at], &t->object[at + 1], (--t->count - at) * sizeof(*object));
 }
 
 static void *run(void *(*work)(void *), void *arg, bool by_helper)
 {
 	void *result;
 
-	t.is_watching = true;
+	t->is_watching = true;
 	result = by_helper ? helper_do(work, arg) : work(arg);
-	t.is_watching = false;
+	t->is_watching = false;
 	return result;
 }
 
@@ -569,12 +630,12 @@ static void allocate(bool by_helper)
 {
 	void *p;
 
-	t.op.may_add = true;
+	t->op.may_add = true;
 	p = run(do_alloc, NULL, by_helper);
 	if (!p && errno != ENOMEM)
 		fail_state("allocating: %s (%s)", strerror(errno), fm_last_error());
-	if (p && t.op.verb == CALLOC)
-		for (size_t i = 0; i < t.op.size; i++)
+	if (p && t->op.verb == CALLOC)
+		for (size_t i = 0; i < t->op.size; i++)
 			if (((uint8_t *)p)[i])
 				fail_state("calloc gave a byte that is not zero");
 	if (p)
@@ -583,27 +644,27 @@ static void allocate(bool by_helper)
 
 static void release(bool by_helper)
 {
-	const struct object *object = &t.object[proc_below(&t.rng, t.count)];
+	const struct object *object = &t->object[proc_below(&t->rng, t->count)];
 
-	t.op.old = object;
-	if (!run(do_free, fm_at(t.heap, object->off), by_helper))
+	t->op.old = object;
+	if (!run(do_free, fm_at(t->heap, object->off), by_helper))
 		fail_state("freeing: %s (%s)", strerror(errno), fm_last_error());
 	model_remove(object);
 }
 
 static void resize(bool by_helper)
 {
-	const struct object *object = &t.object[proc_below(&t.rng, t.count)];
+	const struct object *object = &t->object[proc_below(&t->rng, t->count)];
 	size_t kept;
 	void *p;
 
 	/* half of the time near the old size: large ones change in place */
-	if (proc_below(&t.rng, 2))
-		t.op.size = object->size / 2 + proc_below(&t.rng, object->size + 2);
-	kept = t.op.size < object->size ? t.op.size : object->size;
-	t.op.old = object;
-	t.op.may_add = true;
-	p = run(do_realloc, fm_at(t.heap, object->off), by_helper);
+	if (proc_below(&t->rng, 2))
+		t->op.size = object->size / 2 + proc_below(&t->rng, object->size + 2);
+	kept = t->op.size < object->size ? t->op.size : object->size;
+	t->op.old = object;
+	t->op.may_add = true;
+	p = run(do_realloc, fm_at(t->heap, object->off), by_helper);
 	if (!p) {
 		if (errno != ENOMEM)
 			fail_state("realloc: %s (%s)", strerror(errno), fm_last_error());
@@ -620,18 +681,18 @@ static void set_root(void)
 	char name[256];
 	int r;
 
-	root_name(t.op.root_no, name);
-	t.op.root.is_set = true;
-	t.op.root.tag = proc_below(&t.rng, 1000);
-	if (t.count && proc_below(&t.rng, 8))
-		t.op.root.target = t.object[proc_below(&t.rng, t.count)].off;
-	t.op.may_add = true;
-	t.op.size = 0;
-	t.is_watching = true;
-	r = fm_root_set(t.heap, name, fm_at(t.heap, t.op.root.target), t.op.root.tag);
-	t.is_watching = false;
+	root_name(t->op.root_no, name);
+	t->op.root.is_set = true;
+	t->op.root.tag = proc_below(&t->rng, 1000);
+	if (t->count && proc_below(&t->rng, 8))
+		t->op.root.target = t->object[proc_below(&t->rng, t->count)].off;
+	t->op.may_add = true;
+	t->op.size = 0;
+	t->is_watching = true;
+	r = fm_root_set(t->heap, name, fm_at(t->heap, t->op.root.target), t->op.root.tag);
+	t->is_watching = false;
 	if (r == 0)
-		t.root[t.op.root_no] = t.op.root;
+		t->root[t->op.root_no] = t->op.root;
 	else if (errno != ENOMEM)
 		fail_state("fm_root_set: %s (%s)", strerror(errno), fm_last_error());
 }
@@ -641,15 +702,15 @@ static void remove_root(void)
 	char name[256];
 	int r;
 
-	root_name(t.op.root_no, name);
-	t.op.may_add = true; /* the record, no longer named and not yet freed */
-	t.op.size = 0;
-	t.is_watching = true;
-	r = fm_root_remove(t.heap, name);
-	t.is_watching = false;
-	if (r != (t.root[t.op.root_no].is_set ? 0 : -1))
+	root_name(t->op.root_no, name);
+	t->op.may_add = true; /* the record, no longer named and not yet freed */
+	t->op.size = 0;
+	t->is_watching = true;
+	r = fm_root_remove(t->heap, name);
+	t->is_watching = false;
+	if (r != (t->root[t->op.root_no].is_set ? 0 : -1))
 		fail_state("fm_root_remove: %d, %s", r, fm_last_error());
-	t.root[t.op.root_no].is_set = false;
+	t->root[t->op.root_no].is_set = false;
 }
 
 /* Close, trim, mark clean, open, examine, harvest: nothing may change. */
@@ -657,27 +718,27 @@ static void reopen(void)
 {
 	int r;
 
-	t.is_watching = true;
-	r = fm_close(t.heap);
-	t.heap = NULL;
+	t->is_watching = true;
+	r = fm_close(t->heap);
+	t->heap = NULL;
 	if (r)
 		fail_state("closing: %s", fm_last_error());
 	examine();
-	t.heap = fm_open_fd(t.original.fd, 0, &t.options);
-	t.is_watching = false;
-	if (!t.heap)
+	t->heap = fm_open_fd(t->original.fd, 0, &t->options);
+	t->is_watching = false;
+	if (!t->heap)
 		fail_state("opening: %s", fm_last_error());
 }
 
 static enum verb choose_verb(void)
 {
-	const unsigned *weight = t.scenario->weight;
+	const unsigned *weight = t->scenario->weight;
 	unsigned all = 0;
 	uint64_t pick;
 
 	for (unsigned i = 0; i < VERBS; i++)
 		all += weight[i];
-	pick = proc_below(&t.rng, all);
+	pick = proc_below(&t->rng, all);
 	for (unsigned i = 0; i < VERBS; i++) {
 		if (pick < weight[i])
 			return (enum verb)i;
@@ -694,22 +755,22 @@ static bool needs_object(enum verb verb)
 static void one_operation(void)
 {
 	enum verb verb = choose_verb();
-	bool is_full = t.count >= t.scenario->keep;
+	bool is_full = t->count >= t->scenario->keep;
 
-	if (needs_object(verb) && !t.count)
+	if (needs_object(verb) && !t->count)
 		verb = MALLOC;
 	if (!needs_object(verb) && verb < HELPER_EXIT && is_full)
 		verb = verb < HELPER_MALLOC ? FREE : HELPER_FREE;
-	memset(&t.op, 0, sizeof(t.op));
-	t.op.verb = verb;
-	t.op.size = t.scenario->size(&t.rng);
-	t.op.root_no = (unsigned)proc_below(&t.rng, MAX_ROOTS);
-	t.state_no = 0;
+	memset(&t->op, 0, sizeof(t->op));
+	t->op.verb = verb;
+	t->op.size = t->scenario->size(&t->rng);
+	t->op.root_no = (unsigned)proc_below(&t->rng, MAX_ROOTS);
+	t->state_no = 0;
 	switch (verb) {
 	case ALIGNED:
-		t.op.alignment = (size_t)16 << proc_below(&t.rng, 9);
-		if (proc_below(&t.rng, 8) == 0 && t.scenario->max_size > 24 * MIB)
-			t.op.alignment = SEGMENT_SIZE;
+		t->op.alignment = (size_t)16 << proc_below(&t->rng, 9);
+		if (proc_below(&t->rng, 8) == 0 && t->scenario->max_size > 24 * MIB)
+			t->op.alignment = SEGMENT_SIZE;
 		/* fall through */
 	case MALLOC:
 	case CALLOC:
@@ -725,9 +786,9 @@ static void one_operation(void)
 		release(verb == HELPER_FREE);
 		break;
 	case HELPER_EXIT:
-		t.is_watching = true;
+		t->is_watching = true;
 		helper_do(NULL, NULL);
-		t.is_watching = false;
+		t->is_watching = false;
 		break;
 	case ROOT_SET:
 		set_root();
@@ -739,23 +800,23 @@ static void one_operation(void)
 		reopen();
 	}
 	/* what it left behind: all of it is done */
-	t.op.is_done = true;
-	t.is_watching = true;
-	if (!t.failure[0] && proc_below(&t.rng, 4) == 0)
+	t->op.is_done = true;
+	t->is_watching = true;
+	if (!t->failure[0] && proc_below(&t->rng, 4) == 0)
 		examine();
-	t.is_watching = false;
+	t->is_watching = false;
 }
 
 /* ---------------------------------------------------------------- scenarios */
 
 static size_t small_size(uint64_t *rng)
 {
-	return t.few[proc_below(rng, 3)] >> 7;
+	return t->few[proc_below(rng, 3)] >> 7;
 }
 
 static size_t slab_size(uint64_t *rng)
 {
-	return t.few[proc_below(rng, 4)];
+	return t->few[proc_below(rng, 4)];
 }
 
 static size_t mixed_size(uint64_t *rng)
@@ -769,7 +830,7 @@ static size_t large_size(uint64_t *rng)
 	case 0:
 		return 4 * MIB + proc_below(rng, 5 * MIB);
 	case 1:
-		return t.few[0];
+		return t->few[0];
 	default:
 		return 520 * 1024 + proc_below(rng, 3 * MIB);
 	}
@@ -778,7 +839,7 @@ static size_t large_size(uint64_t *rng)
 static size_t giant_size(uint64_t *rng)
 {
 	if (proc_below(rng, 2))
-		return t.few[proc_below(rng, 4)];
+		return t->few[proc_below(rng, 4)];
 	return GIB + proc_below(rng, 3 * GIB);
 }
 
@@ -827,101 +888,107 @@ static const struct scenario scenarios[] = {
 
 static void begin_round(const struct scenario *scenario, uint64_t round)
 {
-	t.scenario = scenario;
-	t.round = round;
-	t.rng = proc_mix(t.seed + round * 1000003 + (uint64_t)(scenario - scenarios));
-	t.look_rng = proc_mix(t.rng);
-	t.count = 0;
-	t.op_no = 0;
-	t.heap = NULL;
-	memset(t.root, 0, sizeof(t.root));
+	t->scenario = scenario;
+	t->round = round;
+	t->rng = proc_mix(t->seed + round * 1000003 + (uint64_t)(scenario - scenarios));
+	t->look_rng = proc_mix(t->rng);
+	t->count = 0;
+	t->op_no = 0;
+	t->heap = NULL;
+	memset(t->root, 0, sizeof(t->root));
 	for (unsigned i = 0; i < 6; i++)
-		t.few[i] = (size_t)2048 << proc_below(&t.rng, 8) | proc_below(&t.rng, 2048);
-	crash_file_make(&t.original, "heap", scenario->max_size);
-	crash_file_make(&t.copy, "copy", scenario->max_size);
-	crash_begin(&t.original, &t.copy, NULL);
-	crash.is_sparse = !scenario->is_dense;
+		t->few[i] = (size_t)2048 << proc_below(&t->rng, 8) | proc_below(&t->rng, 2048);
 	crash.stop = examine;
-	t.options = (struct fm_options){.size = sizeof(t.options), .max_size = scenario->max_size,
+	if (ftruncate(t->original.fd, 0) || ftruncate(t->copy.fd, 0))
+		abort();
+	t->options = (struct fm_options){.size = sizeof(t->options), .max_size = scenario->max_size,
 	                                .address_space = scenario->max_size,
 	                                .disable = FM_NO_ATFORK | FM_NO_EXIT_SYNC};
-	t.heap = fm_open_fd(t.original.fd, FM_CREATE, &t.options);
-	assert_non_null(t.heap);
+	t->heap = fm_open_fd(t->original.fd, FM_CREATE, &t->options);
+	assert_non_null(t->heap);
 	fm_truth_hook = hook;
 }
 
 static void end_round(void)
 {
 	helper_do(NULL, NULL);
-	if (t.heap)
-		fm_close(t.heap);
+	if (t->heap)
+		fm_close(t->heap);
 	fm_truth_hook = NULL;
+}
+
+static void begin_scenario(const struct scenario *scenario)
+{
+	t->failure[0] = 0;
+	crash_begin(&t->original, &t->copy, NULL);
+	crash.is_sparse = !scenario->is_dense;
+	looker_start();
+}
+
+static void end_scenario(void)
+{
+	int code = looker_end();
+
 	crash_end();
-	crash_file_drop(&t.original);
-	crash_file_drop(&t.copy);
+	if (t->failure[0])
+		fail_msg("%s (%d)", t->failure, code);
+	assert_int_equal(code, 0);
 }
 
 static void run_scenario(void **state)
 {
 	const struct scenario *scenario = *state;
 	uint64_t wanted = proc_env("FM_STATES", STATES * proc_env("FM_SCALE", 100) / 100) * scenario->share / 100;
-	uint64_t only = proc_env("FM_ROUND", 0), first = t.states;
+	uint64_t only = proc_env("FM_ROUND", 0), first = t->states;
 	double start = proc_now();
 
-	t.failure[0] = 0;
 	if (getenv("FM_SCENARIO") && !strstr(scenario->name, getenv("FM_SCENARIO")))
 		skip();
-	for (uint64_t round = only ? only : 1; t.states - first < wanted && !t.failure[0]; round++) {
+	begin_scenario(scenario);
+	for (uint64_t round = only ? only : 1; t->states - first < wanted && !t->failure[0]; round++) {
 		begin_round(scenario, round);
-		while (t.op_no < scenario->ops && !t.failure[0] && (only || t.states - first < wanted)) {
-			t.op_no++;
+		while (t->op_no < scenario->ops && !t->failure[0] && (only || t->states - first < wanted)) {
+			t->op_no++;
 			one_operation();
 		}
 		end_round();
 		if (only)
 			break;
 	}
-	printf("# %s: %llu states, %.0f a second\n", scenario->name, (unsigned long long)(t.states - first),
-	       (double)(t.states - first) / (proc_now() - start));
-	if (t.failure[0])
-		fail_msg("%s", t.failure);
+	printf("# %s: %llu states, %.0f a second\n", scenario->name, (unsigned long long)(t->states - first),
+	       (double)(t->states - first) / (proc_now() - start));
+	end_scenario();
 }
 
 /* ---------------------------------------------------------------- creation */
 
-static unsigned found_heap, found_zeros;
-
 /* While a file becomes a heap it is a file of zeros, or the empty heap. */
-static void examine_creation(void)
+static void look_at_creation(void)
 {
-	fm_heap *heap;
+	fm_heap *heap = fm_open_fd(t->copy.fd, 0, &t->options);
+	struct look look;
 
-	if (!t.is_watching || t.is_looking || t.failure[0])
-		return;
-	t.is_looking = true;
-	t.states++;
-	t.state_no++;
-	crash_copy(&t.original, &t.copy);
-	heap = fm_open_fd(t.copy.fd, 0, &t.options);
 	if (heap)
-		found_heap++;
+		t->found_heap++;
 	else if (errno != EILSEQ)
 		fail_state("opening: %s", fm_last_error());
 	else
-		found_zeros++;
+		t->found_zeros++;
 	if (heap)
 		close_copy(heap);
-	heap = fm_open_fd(t.copy.fd, FM_CREATE, &t.options);
-	if (heap) {
-		struct look look;
-
-		look_at(heap, &look);
-		use_copy(heap, &look);
-		close_copy(heap);
-	} else {
+	heap = fm_open_fd(t->copy.fd, FM_CREATE, &t->options);
+	if (!heap) {
 		fail_state("creating: %s", fm_last_error());
+		return;
 	}
-	t.is_looking = false;
+	look_at(heap, &look);
+	use_copy(heap, &look);
+	close_copy(heap);
+}
+
+static void examine_creation(void)
+{
+	examine_by(look_at_creation);
 }
 
 static void hook_creation(const uint64_t *word)
@@ -935,28 +1002,27 @@ static void test_creation(void **state)
 	static const uint64_t sizes[] = {0, 1, 4096, 100000, HEAP_MIN_SIZE, 5 * MIB + 3};
 
 	(void)state;
-	found_heap = found_zeros = 0;
+	begin_scenario(&scenarios[0]);
 	for (unsigned i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
 		begin_round(&scenarios[0], i);
-		assert_int_equal(fm_close(t.heap), 0);
-		assert_int_equal(ftruncate(t.original.fd, 0), 0);
-		assert_int_equal(ftruncate(t.original.fd, (off_t)sizes[i]), 0);
+		assert_int_equal(fm_close(t->heap), 0);
+		assert_int_equal(ftruncate(t->original.fd, 0), 0);
+		assert_int_equal(ftruncate(t->original.fd, (off_t)sizes[i]), 0);
 		crash.stop = examine_creation;
 		fm_truth_hook = hook_creation;
-		t.op = (struct op){.verb = REOPEN};
-		t.state_no = 0;
-		t.is_watching = true;
-		t.heap = fm_open_fd(t.original.fd, FM_CREATE, &t.options);
-		assert_non_null(t.heap);
-		assert_int_equal(fm_close(t.heap), 0);
-		t.is_watching = false;
-		t.heap = NULL;
+		t->op = (struct op){.verb = REOPEN};
+		t->state_no = 0;
+		t->is_watching = true;
+		t->heap = fm_open_fd(t->original.fd, FM_CREATE, &t->options);
+		assert_non_null(t->heap);
+		assert_int_equal(fm_close(t->heap), 0);
+		t->is_watching = false;
+		t->heap = NULL;
 		end_round();
-		if (t.failure[0])
-			fail_msg("%s", t.failure);
 	}
-	assert_true(found_heap >= 12);
-	assert_true(found_zeros >= 6);
+	end_scenario();
+	assert_true(t->found_heap >= 12);
+	assert_true(t->found_zeros >= 6);
 }
 
 int main(void)
@@ -964,7 +1030,10 @@ int main(void)
 	struct CMUnitTest tests[1 + sizeof(scenarios) / sizeof(scenarios[0])];
 	unsigned n = 0;
 
-	t.seed = proc_seed();
+	t = proc_shared(sizeof(*t));
+	t->seed = proc_seed();
+	crash_file_make(&t->original, "heap", 24 * GIB);
+	crash_file_make(&t->copy, "copy", 24 * GIB);
 	tests[n++] = (struct CMUnitTest)cmocka_unit_test(test_creation);
 	for (unsigned i = 0; i < sizeof(scenarios) / sizeof(scenarios[0]); i++)
 		tests[n++] = (struct CMUnitTest){scenarios[i].name, run_scenario, NULL, NULL,
