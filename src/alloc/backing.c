@@ -136,6 +136,15 @@ int backing_ensure(struct heap *heap, uint64_t off, uint64_t len)
 	return r ? r : back_unknown(heap, off, len);
 }
 
+int cannot_grow(const struct heap *heap, int r)
+{
+	if (r == -EFBIG)
+		return fail(ENOMEM, "the heap has reached its limit at %llu bytes",
+		            (unsigned long long)heap->store.size);
+	errno = -r; /* %m */
+	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %m", (unsigned long long)heap->store.size);
+}
+
 /* Free units of the segment of which this process knows that they are free, below the file's end. */
 static uint64_t known_free(const struct heap *heap, uint64_t segment_no)
 {
@@ -230,6 +239,7 @@ int backing_restore(struct heap *heap)
 
 	/* a copy may be a reflink: a store into a shared block takes a new one, which a full disk hasn't got */
 	heap->store.unshares = true;
+	heap->store.is_restoring = true;
 	r = backing_ensure(heap, 0, HEAP_MIN_SIZE);
 	directory_scan(heap);
 	for (uint64_t s = 0; !r && s <= last; s++) {
@@ -263,7 +273,10 @@ int backing_restore(struct heap *heap)
 		}
 	}
 	heap->store.unshares = false;
-	if (!r)
+	if (!r) {
+		heap->store.is_restoring = false;
+		store_record_blocks(&heap->store);
 		return 0;
+	}
 	return fail(-r, "the file has holes where the heap uses it (a sparse copy?); backing them:");
 }

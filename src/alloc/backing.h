@@ -12,6 +12,9 @@
  * with its size, less if that much is not there. Descriptors are made accessible as far as needed. */
 int backing_ensure(struct heap *heap, uint64_t off, uint64_t len);
 
+/* fail() with ENOMEM, and in the text why backing_ensure gave `r`. */
+int cannot_grow(const struct heap *heap, int r);
+
 /* The units of [off, off + len) are handed out. True if all of them read as zero. */
 bool backing_take(struct heap *heap, uint64_t off, uint64_t len);
 

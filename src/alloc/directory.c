@@ -46,31 +46,50 @@ unsigned directory_kind(const struct heap *heap, uint64_t segment_no)
 	return word ? segment_word_kind(truth_load(word)) : SEGMENT_FREE;
 }
 
+void directory_reach_to(struct heap *heap, uint64_t last)
+{
+	if (last > directory_last(heap))
+		truth_store(&store_truth(&heap->store)->last_segment, last);
+}
+
+/* After a power cut the page that names the extent may be newer than its own word, the number of the last
+ * segment, and the file's length. 0, or -1 after fail(). */
+static int recover_extent(struct heap *heap, uint64_t segment_no)
+{
+	uint64_t off = segment_no << SEGMENT_SHIFT;
+	int r;
+
+	if (segment_no >= directory_reach(heap) || segment_no >= heap->segments_max)
+		return 0; /* refused by the caller */
+	r = backing_ensure(heap, off, SEGMENT_SIZE);
+	if (r)
+		return fail(-r, "recovery needs the heap's directory at offset %llu:", (unsigned long long)off);
+	directory_reach_to(heap, segment_no);
+	if (directory_kind(heap, segment_no) != SEGMENT_DIRECTORY)
+		truth_store(directory_word(heap, segment_no), SEGMENT_DIRECTORY);
+	return 0;
+}
+
 int directory_open(struct heap *heap)
 {
 	const struct truth_page_rec *truth = store_truth(&heap->store);
-	uint64_t segments = (heap->store.size + SEGMENT_SIZE - 1) >> SEGMENT_SHIFT;
-	uint64_t last = directory_last(heap);
 
 	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++) {
 		uint64_t segment_no = truth_load(&truth->directory_extent[i]);
 
 		if (segment_no == 0)
 			break;
-		if (segment_no > last || segment_no >= segments || segment_no >= directory_reach(heap) ||
-		    ((segment_no + 1) << SEGMENT_SHIFT) > heap->store.size)
+		if (heap->store.is_unclean && recover_extent(heap, segment_no))
+			return -1;
+		if (segment_no > directory_last(heap) || segment_no >= directory_reach(heap) ||
+		    ((segment_no + 1) << SEGMENT_SHIFT) > heap->store.size ||
+		    directory_kind(heap, segment_no) != SEGMENT_DIRECTORY)
 			return fail(EBADMSG, "extent %u of the heap's directory is damaged", i);
-		if (directory_kind(heap, segment_no) != SEGMENT_DIRECTORY) {
-			/* after a power cut the page that names the extent may be the newer one */
-			if (!heap->store.is_unclean)
-				return fail(EBADMSG, "extent %u of the heap's directory is damaged", i);
-			truth_store(directory_word(heap, segment_no), SEGMENT_DIRECTORY);
-		}
 		heap->directory_segment[i] = segment_no;
 	}
-	if (last >= directory_reach(heap) || last >= heap->segments_max)
+	if (directory_last(heap) >= directory_reach(heap) || directory_last(heap) >= heap->segments_max)
 		return fail(EBADMSG, "the heap's directory is damaged: last segment %llu",
-		            (unsigned long long)last);
+		            (unsigned long long)directory_last(heap));
 	return 0;
 }
 
@@ -159,12 +178,6 @@ static uint64_t find_free(const struct heap *heap, uint64_t from, uint64_t n)
 			return s - n + 1;
 	}
 	return 0;
-}
-
-void directory_reach_to(struct heap *heap, uint64_t last)
-{
-	if (last > directory_last(heap))
-		truth_store(&store_truth(&heap->store)->last_segment, last);
 }
 
 /* Put the next extent of the directory into the first free segment. 0 or -errno. */

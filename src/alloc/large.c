@@ -83,8 +83,7 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	if (!r)
 		r = descriptors_cover(heap, first + n);
 	if (r)
-		return fail(ENOMEM, "the heap can't grow beyond %llu bytes:",
-		            (unsigned long long)heap->store.size), 0;
+		return cannot_grow(heap, r), 0;
 	directory_reach_to(heap, first + n - 1);
 	for (uint64_t s = first + 1; s < first + n; s++) {
 		heap->segments[s].state = SEG_INTERIOR;

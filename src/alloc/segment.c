@@ -255,8 +255,7 @@ static bool segment_create(struct heap *heap)
 		return fail(ENOMEM, "no address space is left for the heap"), false;
 	r = backing_ensure(heap, metadata_off(segment_no), UNIT_SIZE);
 	if (r)
-		return fail(ENOMEM, "the heap can't grow beyond %llu bytes:",
-		            (unsigned long long)heap->store.size), false;
+		return cannot_grow(heap, r), false;
 	backing_take(heap, metadata_off(segment_no), UNIT_SIZE);
 	truth_clear_words(unit_words(heap, segment_no), PAIRS_LEN / 8);
 	directory_reach_to(heap, segment_no);
@@ -331,8 +330,7 @@ uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
 		/* the disk is full; what was freed in this process is backed still */
 		unit_no = find_units(heap, n, align_units, true);
 		if (unit_no == 0)
-			return fail(ENOMEM, "the heap can't grow beyond %llu bytes:",
-			            (unsigned long long)heap->store.size), 0;
+			return cannot_grow(heap, r), 0;
 	}
 	take(heap, unit_no, n);
 	return unit_no;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <poll.h>
 #include <stdio.h>
@@ -268,6 +269,37 @@ static int linux_unshare(int fd, uint64_t off, uint64_t len)
 	return result_of(fallocate(fd, FALLOC_FL_UNSHARE_RANGE, (off_t)off, (off_t)len));
 }
 
+static int linux_is_shared(int fd, uint64_t off, uint64_t len)
+{
+	enum { EXTENTS = 32 };
+	union {
+		struct fiemap map;
+		char room[sizeof(struct fiemap) + EXTENTS * sizeof(struct fiemap_extent)];
+	} query;
+	uint64_t end = off + len;
+
+	while (off < end) {
+		const struct fiemap_extent *last;
+
+		memset(&query.map, 0, sizeof(query.map));
+		query.map.fm_start = off;
+		query.map.fm_length = end - off;
+		query.map.fm_extent_count = EXTENTS;
+		if (ioctl(fd, FS_IOC_FIEMAP, &query.map) < 0)
+			return -errno;
+		if (query.map.fm_mapped_extents == 0)
+			return 0;
+		for (unsigned i = 0; i < query.map.fm_mapped_extents; i++)
+			if (query.map.fm_extents[i].fe_flags & FIEMAP_EXTENT_SHARED)
+				return 1;
+		last = &query.map.fm_extents[query.map.fm_mapped_extents - 1];
+		if (last->fe_flags & FIEMAP_EXTENT_LAST)
+			return 0;
+		off = last->fe_logical + last->fe_length;
+	}
+	return 0;
+}
+
 static int linux_punch(int fd, uint64_t off, uint64_t len)
 {
 	return result_of(fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)off, (off_t)len));
@@ -437,6 +469,7 @@ const struct os_calls os_linux = {
 	.sync_dir = linux_sync_dir,
 	.allocate = linux_allocate,
 	.unshare = linux_unshare,
+	.is_shared = linux_is_shared,
 	.punch = linux_punch,
 	.truncate = linux_truncate,
 	.next_data = linux_next_data,

@@ -56,6 +56,7 @@ struct os_calls {
 	int (*sync_dir)(const char *dir);
 	int (*allocate)(int fd, uint64_t off, uint64_t len);           /* fallocate, extending the file */
 	int (*unshare)(int fd, uint64_t off, uint64_t len);            /* the same, with blocks of its own */
+	int (*is_shared)(int fd, uint64_t off, uint64_t len);          /* 1: some block also belongs to another file */
 	int (*punch)(int fd, uint64_t off, uint64_t len);
 	int (*truncate)(int fd, uint64_t size);
 	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */
@@ -71,7 +72,8 @@ struct os_calls {
 	/* The machine. */
 	int (*boot_id)(uint8_t id[16]);
 	int (*random)(void *buf, size_t len);
-	uint64_t (*file_size_limit)(void);                             /* RLIMIT_FSIZE in bytes */
+	uint64_t (*file_size_limit)(void);                             /* RLIMIT_FSIZE in bytes: a write or an
+	                                                                  extension beyond it is a SIGXFSZ */
 	uint64_t (*page_size)(void);
 	int (*thread_count)(void);                                     /* of this process */
 	uint64_t (*now_ms)(void);                                      /* monotonic */

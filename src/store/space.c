@@ -30,20 +30,27 @@ static int back_by_writing(struct store *store, uint64_t off, uint64_t len)
 	return 0;
 }
 
+/* Back a range whose blocks may belong to another file as well. */
+static int allocate_unshared(struct store *store, uint64_t off, uint64_t len)
+{
+	int r = os->unshare(store->fd, off, len);
+
+	if (r != -EOPNOTSUPP && r != -EINVAL)
+		return r;
+	r = os->allocate(store->fd, off, len);
+	if (r)
+		return r;
+	return os->is_shared(store->fd, off, len) == 1 ? back_by_writing(store, off, len) : 0;
+}
+
 static int allocate(struct store *store, uint64_t off, uint64_t len)
 {
 	int r;
 
 	if (off + len > os->file_size_limit())
 		return -EFBIG; /* beyond it the kernel would send SIGXFSZ */
-	if (store->unshares) {
-		r = os->unshare(store->fd, off, len);
-		if (r != -EOPNOTSUPP && r != -EINVAL)
-			return r;
-		store->unshares = false;
-	}
 	if (!store->zeroes_only) {
-		r = os->allocate(store->fd, off, len);
+		r = store->unshares ? allocate_unshared(store, off, len) : os->allocate(store->fd, off, len);
 		if (r != -EOPNOTSUPP)
 			return r;
 		store->zeroes_only = true;
@@ -55,7 +62,8 @@ void store_record_blocks(struct store *store)
 {
 	struct os_stat st;
 
-	if (os->stat_fd(store->fd, &st) == 0)
+	/* a restoration that failed for lack of space must be tried again at the next opening */
+	if (!store->is_restoring && os->stat_fd(store->fd, &st) == 0)
 		truth_store(&store_truth(store)->backed_blocks, st.blocks);
 }
 

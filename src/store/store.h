@@ -30,6 +30,7 @@ struct store {
 	bool is_marked;     /* this process has put its dirty mark on the device */
 	bool sync_failed;   /* data may be lost: never mark clean again */
 	bool is_ragged;     /* the file had a part of a unit at its end: bytes that we did not make */
+	bool is_restoring;  /* used parts are being backed: blocks are not recorded until all are */
 	bool unshares;      /* blocks may be shared with another file: backing takes blocks of our own */
 	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
 	struct os_file_id id;

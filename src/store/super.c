@@ -125,6 +125,8 @@ int super_write(int fd, struct super *super, const struct super_rec *next)
 	unsigned copy = 1 - super->copy;
 	int r;
 
+	if (copy_off[copy] + SECTOR > os->file_size_limit())
+		return -EFBIG; /* the kernel would send SIGXFSZ */
 	rec.sequence = super->rec.sequence + 1;
 	super_seal(&rec);
 	r = os->pwrite_sync(fd, &rec, SECTOR, copy_off[copy]);

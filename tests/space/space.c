@@ -491,15 +491,18 @@ static void use_holed_heap(struct pile *pile, fm_heap *heap, const uint64_t off[
 	proc_must(fm_close(heap) == 0);
 }
 
-/* With space again, all is there. */
-static void must_be_whole(const struct holes *h, const uint64_t off[LIVE], size_t more)
+/* With space again, all is there: the live objects and what was added to them. */
+static void must_be_whole(const struct holes *h, const uint64_t off[LIVE], struct pile *pile)
 {
 	fm_heap *heap = fm_open(path, 0, NULL);
 
 	proc_must(heap != NULL);
-	proc_must(count_all(heap) == LIVE + more);
+	proc_must(count_all(heap) == LIVE + pile->count);
+	proc_must(pile_intact(pile, heap));
 	proc_must(holed_heap_intact(heap, off, h->zero_objects));
 	touch_holed_heap(heap, off);
+	while (pile->count)
+		pile_pop(pile, heap);
 	proc_must(fm_malloc(heap, 3 * MIB) != NULL);
 	proc_must(fm_close(heap) == 0);
 }
@@ -529,7 +532,7 @@ static int use_holes(const struct holes *h, size_t left)
 	}
 	free_disk();
 	unlink(other);
-	must_be_whole(h, off, pile.count);
+	must_be_whole(h, off, &pile);
 	proc_must(unlink(path) == 0);
 	sync_disk();
 	return 0;
