@@ -11,7 +11,8 @@
  *   offset     distance in bytes from the heap's first byte: the same at every opening
  *   target     the heap that fmalloc(), ffree() and fm_ptr<T> of a thread work on
  *
- * Errors are return values: NULL or -1 with errno set, and a sentence in fm_last_error(). No function
+ * Errors are return values: NULL or -1 with errno set, and a sentence in fm_last_error(). A heap that is NULL
+ * is EINVAL; one that is not open any more EBADF; in a forked child all calls on it are EPERM. No function
  * of this library exits, aborts or prints (FMALLOC_DEBUG=abort in the environment asks for an abort at
  * a detected misuse).
  *
@@ -94,7 +95,9 @@ struct fm_options {
  *                        or FMALLOC_RECOVER=1 in the environment, checks and repairs it
  *             EADDRINUSE FM_FIXED, and the place is taken
  *             ENOSPC     the file has holes where the heap uses it, and the disk is full
- *             EINVAL, ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
+ *             EFBIG      RLIMIT_FSIZE is below what opening writes; never a SIGXFSZ
+ *             EINVAL     also FM_RDONLY together with FM_CREATE
+ *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.
  * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
  * Cost      independent of the heap's size.
@@ -140,7 +143,8 @@ FM_API void *fm_calloc(fm_heap *heap, size_t n, size_t size);
 
 /* Change the size of object `p` of `heap`, in place if possible, else by moving it. p == NULL allocates.
  * Size 0 keeps a minimal object. On failure the object is unchanged. A kill in the middle may leave both
- * copies allocated, never neither.
+ * copies allocated, never neither. When it has moved, the old object is free before the program can link
+ * the new one: linked objects are better replaced by allocating, copying, linking and freeing.
  *
  * Returns   the new address, or NULL with errno as fm_malloc, and EINVAL if p is no live object of heap.
  */
@@ -246,7 +250,9 @@ FM_API void *fm_at_checked(fm_heap *heap, uint64_t offset, size_t len);
 #ifndef __cplusplus
 /* A typed pointer member of 8 bytes that holds an offset: `fm_ptr(struct node) next;`. It may be copied
  * by assignment, memcpy and realloc; zero bytes are null; T may be incomplete. Two such members of the
- * same T are assignable to each other, of different T not. fm_get gives a `T *`; fm_set wants one:
+ * same T are assignable to each other; between different T it is an incompatible-pointer diagnostic, as
+ * with plain pointers. fm_get gives a `T *`; fm_set wants one. Alignment is 8 here, 1 in fmptr.hpp: structs
+ * shared with C++ place it at multiples of 8, or are packed.
  *
  *     struct node *n = fm_get(heap, head->next);
  *     fm_set(heap, &head->next, n);
@@ -285,7 +291,8 @@ FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
 FM_API int fm_root_remove(fm_heap *heap, const char *name);
 
 /* Call `visit` for each root, in no order, until it returns something else than 0; returns that, or 0 at
- * the end, or -1 with errno. `p` is NULL also where fm_root_get says EFAULT. `visit` must not change roots. */
+ * the end, or -1 with errno. `p` is NULL also where fm_root_get says EFAULT. `visit` may call anything but
+ * what changes roots. */
 FM_API int fm_root_each(fm_heap *heap,
                         int (*visit)(const char *name, void *p, uint64_t type_tag, void *arg), void *arg);
 
