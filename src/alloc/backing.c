@@ -232,6 +232,26 @@ void backing_trim(struct heap *heap)
 	}
 }
 
+/* Back the metadata and the used units of a segment, by its words. Nothing of it is changed. 0 or -errno. */
+static int restore_segment(struct heap *heap, uint64_t segment_no)
+{
+	uint64_t start = segment_no << SEGMENT_SHIFT;
+	unsigned first = metadata_unit(segment_no) + 1;
+	const uint64_t *words;
+	int r = backing_ensure(heap, metadata_off(segment_no), UNIT_SIZE);
+
+	words = unit_words(heap, segment_no);
+	for (unsigned u = first; !r && u < SEGMENT_UNITS; u++) {
+		uint64_t word = truth_load(&words[u]);
+		uint64_t off = start + ((uint64_t)u << UNIT_SHIFT);
+		uint64_t len = unit_word_units(word) << UNIT_SHIFT;
+
+		if (unit_word_is_valid(word, u, first) && off + len <= heap->store.size)
+			r = backing_ensure(heap, off, len);
+	}
+	return r;
+}
+
 int backing_restore(struct heap *heap)
 {
 	uint64_t last = directory_last(heap);
@@ -244,39 +264,15 @@ int backing_restore(struct heap *heap)
 	directory_scan(heap);
 	for (uint64_t s = 0; !r && s <= last; s++) {
 		uint64_t start = s << SEGMENT_SHIFT;
+		enum segment_state state = segment_state(heap, s);
 
-		switch (segment_state(heap, s)) {
-		case SEG_HUGE:
+		if (state == SEG_METADATA)
+			r = restore_segment(heap, s);
+		else if (state == SEG_HUGE || state == SEG_DIRECTORY)
 			r = backing_ensure(heap, start, backing_used_end(heap, s) - start);
-			break;
-		case SEG_DIRECTORY:
-			r = backing_ensure(heap, start, SEGMENT_SIZE);
-			break;
-		case SEG_METADATA:
-			r = backing_ensure(heap, metadata_off(s), UNIT_SIZE);
-			if (r)
-				break;
-			segment_examine(heap, s);
-			/* fall through */
-		case SEG_EXAMINED: {
-			uint64_t used = ~heap->segments[s].free_units;
-
-			/* that used units are backed is what can't be believed of this file */
-			heap->segments[s].backed = 0;
-			for (unsigned u = 0; !r && u < SEGMENT_UNITS; u++)
-				if (used >> u & 1)
-					r = backing_ensure(heap, start + ((uint64_t)u << UNIT_SHIFT), UNIT_SIZE);
-			break;
-		}
-		default:
-			break;
-		}
 	}
 	heap->store.unshares = false;
-	if (!r) {
+	if (!r)
 		heap->store.is_restoring = false;
-		store_record_blocks(&heap->store);
-		return 0;
-	}
-	return fail(-r, "the file has holes where the heap uses it (a sparse copy?); backing them:");
+	return r ? fail(-r, "the file has holes where the heap uses it (a sparse copy?); backing them:") : 0;
 }

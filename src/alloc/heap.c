@@ -108,7 +108,10 @@ static int take_into_use(struct heap *heap)
 		return 0;
 	if (!store->created && (store->is_moved || store_has_lost_blocks(store)) && backing_restore(heap))
 		return -1;
-	return store_mark_dirty(store);
+	if (store_mark_dirty(store))
+		return -1;
+	store_record_blocks(store);
+	return 0;
 }
 
 static int judge(struct store *store, const struct store_request *request)
