@@ -31,9 +31,9 @@ static void audit_slab(struct audit *audit, uint64_t segment_no, unsigned u, uin
 	uint64_t *pairs = unit_words(audit->heap, segment_no) + u * (PAIRS_LEN / 8);
 	unsigned colour = pair_colour(segment_no, u);
 
-	for (unsigned w = 0; w * 64 < slots; w++) {
-		uint64_t *pair = pairs + 2 * ((w + colour) & (PAIRS - 1));
-		uint64_t exist = low_mask((unsigned)min_u64(slots - w * 64, 64));
+	for (unsigned w = 0; w < PAIRS && (w == 0 || (w - 1) * 64 < slots); w++) {
+		uint64_t *pair = pairs + 2 * (w ^ colour);
+		uint64_t exist = w * 64 < slots ? low_mask((unsigned)min_u64(slots - w * 64, 64)) : 0;
 
 		for (unsigned i = 0; i < 2; i++)
 			if (truth_load(&pair[i]) & ~exist)
@@ -242,7 +242,7 @@ static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 	if (in_slab % len || slot >= (unit_word_units(word) << UNIT_SHIFT) / len || off + len > heap->store.size)
 		return 0;
 	pair = words + head * (PAIRS_LEN / 8) +
-	       2 * ((slot / 64 + pair_colour(segment_no, head)) & (PAIRS - 1));
+	       2 * ((slot / 64) ^ pair_colour(segment_no, head));
 	if (!((truth_load(&pair[0]) & ~truth_load(&pair[1])) >> slot % 64 & 1)) {
 		if (!mend)
 			return 0;

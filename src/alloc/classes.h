@@ -26,14 +26,14 @@ struct size_class {
 	uint8_t units;
 };
 
-extern struct size_class size_classes[CLASSES];
+extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden")));
 
 /* Fill the table. Idempotent; called before the first heap opens. */
 void classes_init(void);
 
 /* Classes of sizes up to TABLE_MAX, by eighths. */
 #define TABLE_MAX 1024u
-extern uint8_t class_table[TABLE_MAX / 8 + 1];
+extern uint8_t class_table[TABLE_MAX / 8 + 1] __attribute__((visibility("hidden")));
 
 /* The same as class_of; size <= TABLE_MAX. */
 static inline unsigned class_by_table(size_t size)

@@ -8,15 +8,12 @@
 
 #include "owner.h"
 
-static inline bool fast_has(const struct tcache *tcache, unsigned class_no)
+/* The thread's window of `class_no`, if it has a slot; else NULL. */
+static inline struct window *fast_window(struct tcache *tcache, unsigned class_no)
 {
-	return likely(tcache->window[class_no].avail != 0);
-}
+	struct window *window = &tcache->window[class_no];
 
-/* A slot of `class_no`; requires fast_has(). */
-static inline void *fast_take(struct tcache *tcache, unsigned class_no)
-{
-	return window_take(&tcache->window[class_no]);
+	return likely(window->avail != 0) ? window : NULL;
 }
 
 /* Free the slot at `off` of `slab`'s heap if the thread owns the slab and all is well; else false, and
@@ -31,8 +28,7 @@ static inline __attribute__((always_inline)) bool fast_free_in(struct tcache *tc
 
 	if (unlikely(load_relaxed(&slab->owner) != tcache->id))
 		return false;
-	slot = slab_slot_at(slab, off - slab->start);
-	if (unlikely(slot == UINT32_MAX))
+	if (unlikely(!slab_divide(slab, off - slab->start, &slot)))
 		return false;
 	w = slot / 64;
 	pair = slab_pair(slab, w);

@@ -51,12 +51,11 @@ struct unit {
 	uint8_t back;        /* atomic: units back to the first one of the slab or run */
 	uint64_t summary;
 	uint64_t empty;      /* words without a live slot outside a window; all set: the slab is free */
-	uint8_t colour;      /* place of pair 0 */
+	uint32_t colour;     /* distance of pair 0 from `pairs`, in bytes */
 	uint8_t words;       /* live words in use */
 	uint8_t state;       /* enum unit_state */
 	uint8_t units;       /* of a slab or run */
 	uint8_t is_listed;   /* in a partial or unowned list, or current in a window */
-	uint8_t unused[3];
 	uint64_t start;      /* of a slab: offset of its first byte */
 	/* the rest */
 	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */

@@ -97,11 +97,11 @@ void tcache_leave_all(struct heap *heap);
 static inline void *window_take(struct window *window)
 {
 	uint64_t avail = window->avail;
-	unsigned slot = lowest_bit(avail);
+	uint32_t slot = lowest_bit(avail);
 
 	window->avail = avail & (avail - 1);
 	truth_store_own(window->live, truth_load(window->live) | UINT64_C(1) << slot);
-	return window->base + (size_t)slot * window->slot_size;
+	return window->base + (uint64_t)slot * window->slot_size;
 }
 
 /* The window is used up: take a slot of the next word of the same slab, or NULL if that needs more than a look. */

@@ -46,7 +46,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab->reciprocal = UINT64_MAX / slab->slot_size + 1;
 	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
 	slab->pairs = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8);
-	slab->colour = (uint8_t)pair_colour(segment_no, u);
+	slab->colour = 16 * pair_colour(segment_no, u);
 	slab->summary = slab->empty = 0;
 	slab->is_listed = 0;
 	store_relaxed(&slab->back, (uint8_t)0);
@@ -69,7 +69,7 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	backing_take(heap, unit_no << UNIT_SHIFT, (uint64_t)class->units << UNIT_SHIFT);
 	slab_describe(heap, unit_no, word);
 	slab = &heap->units[unit_no];
-	for (unsigned w = 0; w < slab->words; w++)
+	for (unsigned w = 0; w <= slab->words && w < PAIRS; w++)
 		truth_clear_words(slab_pair(slab, w), 2);
 	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
 	describe_interiors(heap, unit_no, class->units, UNIT_IS_SLAB);

@@ -5,7 +5,7 @@
  * Invariants
  *   S1  a slot is allocated  <=>  its live bit is 1 and its remote bit is 0, in the file
  *   S2  a slot enters a window only if both bits are 0
- *   S3  bits of slots that do not exist are 0 and never set
+ *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
  *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has
  *   S5  empty has bit w  <=>  live word w is 0; of the word in a window it says nothing
  *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
@@ -22,18 +22,27 @@
 /* Live word of pair `w`; the remote word stands behind it. */
 static inline uint64_t *slab_pair(const struct unit *slab, unsigned w)
 {
-	return slab->pairs + 2 * ((w + slab->colour) & (PAIRS - 1));
+	return (uint64_t *)(void *)((uint8_t *)slab->pairs + (w * 16 ^ slab->colour));
 }
 
-/* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. The high half
- * of the product is the quotient; the low half is below the reciprocal exactly if nothing remains (Lemire, Kaser,
- * Kurz: Faster remainder by direct computation, 2019; offset and slot size are below 2^20 + 1). */
-static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
+/* Does a slot begin `offset` bytes into the slab? *slot is its number, at most slab->slots: one slot may begin in
+ * the tail, and has the bits of no slot. The high half of the product is the quotient; the low half is below
+ * the reciprocal exactly if nothing remains (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019;
+ * offset and slot size are at most 2^20). */
+static inline bool slab_divide(const struct unit *slab, uint64_t offset, uint32_t *slot)
 {
 	unsigned __int128 product = (unsigned __int128)offset * slab->reciprocal;
-	uint64_t slot = (uint64_t)(product >> 64);
 
-	return likely((uint64_t)product < slab->reciprocal && slot < slab->slots) ? (uint32_t)slot : UINT32_MAX;
+	*slot = (uint32_t)(product >> 64);
+	return (uint64_t)product < slab->reciprocal;
+}
+
+/* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
+static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
+{
+	uint32_t slot;
+
+	return slab_divide(slab, offset, &slot) && slot < slab->slots ? slot : UINT32_MAX;
 }
 
 /* Slots of word `w` that exist. */

@@ -37,8 +37,12 @@ static noinline void *malloc_handle(fm_heap *handle, size_t size)
 	if (!heap)
 		return NULL;
 	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap && size <= SMALL_MAX && fast_has(tcache, class_of(size)))
-		return fast_take(tcache, class_of(size));
+	if (tcache && tcache->heap == heap && size <= SMALL_MAX) {
+		struct window *window = fast_window(tcache, class_of(size));
+
+		if (window)
+			return window_take(window);
+	}
 	return malloc_slow(heap, size);
 }
 
@@ -49,8 +53,8 @@ static noinline void *malloc_target(size_t size)
 
 	if (likely(size <= SMALL_MAX)) {
 		unsigned class_no = class_of(size);
-		void *p = fast_has(tcache, class_no) ? fast_take(tcache, class_no)
-		                                     : tcache_next_word(tcache, class_no);
+		struct window *window = fast_window(tcache, class_no);
+		void *p = window ? window_take(window) : tcache_next_word(tcache, class_no);
 
 		if (likely(p != NULL))
 			return p;
@@ -64,10 +68,10 @@ void *fm_malloc(fm_heap *handle, size_t size)
 	struct tcache *tcache = thread_target;
 
 	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle))) {
-		unsigned class_no = class_by_table(size);
+		struct window *window = fast_window(tcache, class_by_table(size));
 
-		if (fast_has(tcache, class_no))
-			return fast_take(tcache, class_no);
+		if (likely(window != NULL))
+			return window_take(window);
 	}
 	return malloc_handle(handle, size);
 }
@@ -77,10 +81,10 @@ void *fmalloc(size_t size)
 	struct tcache *tcache = thread_target;
 
 	if (likely(size <= TABLE_MAX)) {
-		unsigned class_no = class_by_table(size);
+		struct window *window = fast_window(tcache, class_by_table(size));
 
-		if (fast_has(tcache, class_no))
-			return fast_take(tcache, class_no);
+		if (likely(window != NULL))
+			return window_take(window);
 	}
 	return malloc_target(size);
 }
@@ -183,19 +187,24 @@ static noinline int free_slow(void *p)
 	return -1;
 }
 
-int fm_free(void *p)
+/* Free an object of the target in a slab of this thread; false: look closer. */
+static inline __attribute__((always_inline)) bool free_fast(void *p)
 {
 	struct tcache *tcache = thread_target;
 	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
 
-	if (likely(off < tcache->size && fast_free(tcache, off)))
-		return 0;
-	return free_slow(p);
+	return likely(off < tcache->size && fast_free(tcache, off));
+}
+
+int fm_free(void *p)
+{
+	return free_fast(p) ? 0 : free_slow(p);
 }
 
 void ffree(void *addr)
 {
-	fm_free(addr);
+	if (!free_fast(addr))
+		free_slow(addr);
 }
 
 /* ---------------------------------------------------------------- the rest of the family */

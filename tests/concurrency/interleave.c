@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Bounded interleavings of the protocol by which threads free each other's objects, leave and adopt slabs
+ * (src/alloc/owner.h). Three threads run small random programs, one at a time; before each sequentially
+ * consistent access and after each store of truth the scheduler may switch to another thread. Every place
+ * for one switch is tried, then random places for up to four.
+ *
+ * After each interleaving every thread empties its inbox. Then no free may be left uncollected, fm_check
+ * finds nothing, exactly the objects that were not freed are alive and none was handed out twice; when all
+ * are freed and all threads gone, no slab is left.
+ *
+ * The sources under test are compiled into this program, with their atomics and locks replaced.
+ *
+ *   FM_INTERLEAVINGS  how many to try (default below); FM_SCALE: per cent of the default
+ *   FM_SEED           of the programs and schedules; FM_PROGRAM: only this program, as printed
+ */
+#define _GNU_SOURCE 1
+#define FM_TRUTH_HOOK 1
+#include "proc_util.h"
+
+#include <pthread.h>
+#include <semaphore.h>
+
+#undef fail /* the library's is a function */
+#include "../../src/base/atomics.h"
+
+static void step(void);
+static int lock_in_turns(pthread_mutex_t *mutex);
+
+#undef load_seq
+#undef store_seq
+#undef exchange_seq
+#undef fetch_or_seq
+#define load_seq(p)        (step(), __atomic_load_n((p), __ATOMIC_SEQ_CST))
+#define store_seq(p, v)    (step(), __atomic_store_n((p), (v), __ATOMIC_SEQ_CST))
+#define exchange_seq(p, v) (step(), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
+#define fetch_or_seq(p, v) (step(), __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST))
+#define compare_exchange_seq(p, expected, desired) (step(), (compare_exchange_seq)((p), (expected), (desired)))
+#define pthread_mutex_lock(mutex) lock_in_turns(mutex)
+
+#include "../../src/alloc/owner.c"
+#include "../../src/alloc/slab.c"
+#include "../../src/alloc/alloc.c"
+#include "../../src/alloc/heap.c"
+#include "../../src/api/malloc.c"
+
+#undef pthread_mutex_lock
+
+#define INTERLEAVINGS 80000
+#define THREADS       3
+#define OBJECTS       24
+#define MAX_OPS       16
+#define MAX_SWITCHES  4
+
+/* ---------------------------------------------------------------- the scheduler */
+
+static struct {
+	bool is_active;
+	unsigned running, count;            /* steps so far */
+	bool is_over[THREADS];
+	sem_t go[THREADS], main;
+	struct { unsigned at, to; } switches[MAX_SWITCHES];
+	unsigned n_switches, next;
+} sched;
+
+static __thread unsigned self = THREADS; /* no thread of the scheduler */
+
+static void hand_over(unsigned to)
+{
+	sched.running = to;
+	sem_post(&sched.go[to]);
+	sem_wait(&sched.go[self]);
+}
+
+/* The next thread after this one that is not over, or THREADS. */
+static unsigned another(void)
+{
+	for (unsigned i = 1; i < THREADS; i++)
+		if (!sched.is_over[(self + i) % THREADS])
+			return (self + i) % THREADS;
+	return THREADS;
+}
+
+static void step(void)
+{
+	unsigned now;
+
+	if (self == THREADS || !sched.is_active)
+		return;
+	now = sched.count++;
+	if (sched.next == sched.n_switches || sched.switches[sched.next].at != now)
+		return;
+	now = sched.switches[sched.next++].to;
+	if (now != self && !sched.is_over[now])
+		hand_over(now);
+}
+
+static int lock_in_turns(pthread_mutex_t *mutex)
+{
+	if (self == THREADS || !sched.is_active)
+		return pthread_mutex_lock(mutex);
+	step();
+	while (pthread_mutex_trylock(mutex) != 0) {
+		unsigned to = another();
+
+		if (to == THREADS) {
+			fprintf(stderr, "# deadlock\n");
+			abort();
+		}
+		hand_over(to);
+	}
+	return 0;
+}
+
+static void stored(const uint64_t *word)
+{
+	(void)word;
+	step();
+}
+
+void (*fm_truth_hook)(const uint64_t *word) = stored;
+
+/* ---------------------------------------------------------------- programs */
+
+enum verb { ALLOC, RELEASE, LEAVE };
+
+struct op {
+	enum verb verb;
+	unsigned object;
+};
+
+struct program {
+	unsigned made_by[OBJECTS]; /* before the threads run; THREADS: not at all */
+	unsigned n_objects;
+	struct op op[THREADS][MAX_OPS];
+	unsigned n_ops[THREADS];
+	size_t size;
+};
+
+static struct {
+	fm_heap *heap;
+	struct program program;
+	void *p[OBJECTS];
+	void (*task)(void);
+	sem_t done;
+	uint64_t seed, program_no;
+	char failure[300];
+} t;
+
+static void fail_program(const char *what, uint64_t value)
+{
+	if (t.failure[0])
+		return;
+	snprintf(t.failure, sizeof(t.failure),
+	         "%s: %llu (FM_SEED=%llu FM_PROGRAM=%llu switches %u: %u>%u %u>%u %u>%u %u>%u): %s", what,
+	         (unsigned long long)value, (unsigned long long)t.seed, (unsigned long long)t.program_no,
+	         sched.n_switches, sched.switches[0].at, sched.switches[0].to, sched.switches[1].at,
+	         sched.switches[1].to, sched.switches[2].at, sched.switches[2].to, sched.switches[3].at,
+	         sched.switches[3].to, fm_last_error());
+}
+
+static void leave(void)
+{
+	if (thread_current == &thread_none)
+		return;
+	thread_exit(thread_current);
+	thread_current = &thread_none; /* it may come again */
+}
+
+static void run_program(void)
+{
+	const struct program *program = &t.program;
+
+	for (unsigned i = 0; i < program->n_ops[self]; i++) {
+		unsigned object = program->op[self][i].object;
+
+		switch (program->op[self][i].verb) {
+		case ALLOC:
+			t.p[object] = fm_malloc(t.heap, program->size);
+			if (!t.p[object])
+				fail_program("malloc", object);
+			break;
+		case RELEASE:
+			if (fm_free(t.p[object]) != 0)
+				fail_program("free", object);
+			t.p[object] = NULL;
+			break;
+		default:
+			leave();
+		}
+	}
+}
+
+static void make_objects(void)
+{
+	for (unsigned i = 0; i < t.program.n_objects; i++)
+		if (t.program.made_by[i] == self)
+			t.p[i] = fm_malloc(t.heap, t.program.size);
+}
+
+static void drain(void)
+{
+	struct tcache *tcache = thread_current->cache[heap_of_handle(t.heap)->slot];
+
+	if (tcache && tcache->heap)
+		inbox_drain(tcache);
+}
+
+static void free_some(void)
+{
+	for (unsigned i = self; i < OBJECTS; i += THREADS) {
+		if (t.p[i] && fm_free(t.p[i]) != 0)
+			fail_program("free at the end", i);
+		t.p[i] = NULL;
+	}
+}
+
+/* A program in which thread 0 owns most objects, and all free what others made. */
+static void make_program(uint64_t program_no)
+{
+	static const size_t sizes[] = {16384, 16384, 30000, 300000, 900};
+	uint64_t rng = proc_mix(t.seed + program_no);
+	struct program *program = &t.program;
+
+	memset(program, 0, sizeof(*program));
+	t.program_no = program_no;
+	program->size = sizes[proc_below(&rng, 5)];
+	program->n_objects = 2 + (unsigned)proc_below(&rng, 9);
+	for (unsigned i = 0; i < program->n_objects; i++) {
+		unsigned by = (unsigned)proc_below(&rng, 3);
+		struct op op = {RELEASE, i};
+
+		program->made_by[i] = proc_below(&rng, 4) ? 0 : 1;
+		if (proc_below(&rng, 8))
+			program->op[by][program->n_ops[by]++] = op;
+	}
+	for (unsigned n = 1 + (unsigned)proc_below(&rng, 6); n > 0; n--) {
+		unsigned by = (unsigned)proc_below(&rng, 3);
+		unsigned at = (unsigned)proc_below(&rng, program->n_ops[by] + 1);
+		bool is_leaving = proc_below(&rng, 3) == 0;
+
+		if (program->n_ops[by] == MAX_OPS || (!is_leaving && program->n_objects == OBJECTS))
+			continue;
+		memmove(&program->op[by][at + 1], &program->op[by][at],
+		        (program->n_ops[by] - at) * sizeof(struct op));
+		program->op[by][at] = (struct op){is_leaving ? LEAVE : ALLOC, program->n_objects};
+		program->n_ops[by]++;
+		if (!is_leaving)
+			program->made_by[program->n_objects++] = THREADS;
+	}
+}
+
+/* ---------------------------------------------------------------- threads */
+
+static void *thread_main(void *arg)
+{
+	self = (unsigned)(uintptr_t)arg;
+	for (;;) {
+		sem_wait(&sched.go[self]);
+		if (!t.task)
+			return NULL;
+		t.task();
+		if (!sched.is_active) {
+			sem_post(&t.done);
+			continue;
+		}
+		sched.is_over[self] = true;
+		if (another() < THREADS) {
+			sched.running = another();
+			sem_post(&sched.go[sched.running]);
+		} else {
+			sem_post(&t.done);
+		}
+	}
+}
+
+/* Let each thread do `task`, one after the other. */
+static void each(void (*task)(void))
+{
+	t.task = task;
+	for (unsigned i = 0; i < THREADS; i++) {
+		sem_post(&sched.go[i]);
+		sem_wait(&t.done);
+	}
+}
+
+/* ---------------------------------------------------------------- one interleaving */
+
+static unsigned count_alive(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < OBJECTS; i++) {
+		n += t.p[i] != NULL;
+		for (unsigned k = 0; k < i; k++)
+			if (t.p[i] && t.p[i] == t.p[k])
+				fail_program("an object was handed out twice", i);
+	}
+	return n;
+}
+
+/* Run the program with the switches that are set, beginning with thread `first`. */
+static void interleave(unsigned first)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+
+	each(make_objects);
+	t.task = run_program;
+	memset(sched.is_over, 0, sizeof(sched.is_over));
+	sched.count = sched.next = 0;
+	sched.is_active = true;
+	sched.running = first;
+	sem_post(&sched.go[first]);
+	sem_wait(&t.done);
+	sched.is_active = false;
+
+	each(drain);
+	if (fm_stats(t.heap, &stats) != 0 || stats.remote_frees)
+		fail_program("frees that nobody collects", stats.remote_frees);
+	if (stats.live_objects != count_alive())
+		fail_program("objects alive", stats.live_objects);
+	if (fm_check(t.heap, proc_print_finding, NULL) != 0)
+		fail_program("fm_check", 0);
+	each(free_some);
+	each(leave);
+	if (fm_stats(t.heap, &stats) != 0 || stats.slab_bytes || stats.live_objects || stats.remote_frees)
+		fail_program("bytes in slabs that nobody owns", stats.slab_bytes);
+	if (fm_check(t.heap, proc_print_finding, NULL) != 0)
+		fail_program("fm_check at the end", 0);
+}
+
+/* How many steps the program has without switches, then one switch everywhere. */
+static uint64_t one_switch(void)
+{
+	uint64_t done = 0;
+
+	for (unsigned first = 0; first < THREADS && !t.failure[0]; first++) {
+		unsigned steps;
+
+		sched.n_switches = 0;
+		interleave(first);
+		steps = sched.count;
+		done++;
+		sched.n_switches = 1;
+		for (unsigned at = 0; at < steps && !t.failure[0]; at++) {
+			for (unsigned to = 0; to < THREADS && !t.failure[0]; to++) {
+				sched.switches[0].at = at;
+				sched.switches[0].to = to;
+				interleave(first);
+				done++;
+			}
+		}
+	}
+	return done;
+}
+
+static uint64_t more_switches(uint64_t *rng, unsigned tries)
+{
+	unsigned steps = sched.count + 10;
+
+	for (unsigned i = 0; i < tries && !t.failure[0]; i++) {
+		unsigned n = 2 + (unsigned)proc_below(rng, MAX_SWITCHES - 1), at = 0;
+
+		for (unsigned k = 0; k < n; k++) {
+			at += (unsigned)proc_below(rng, 2 * steps / n + 1);
+			sched.switches[k].at = at++;
+			sched.switches[k].to = (unsigned)proc_below(rng, THREADS);
+		}
+		sched.n_switches = n;
+		interleave((unsigned)proc_below(rng, THREADS));
+	}
+	return tries;
+}
+
+static void test_interleavings(void **state)
+{
+	uint64_t wanted = proc_env("FM_INTERLEAVINGS", INTERLEAVINGS * proc_env("FM_SCALE", 100) / 100);
+	uint64_t only = proc_env("FM_PROGRAM", 0), done = 0, programs = 0;
+	double start = proc_now();
+
+	(void)state;
+	for (uint64_t no = only ? only : 1; done < wanted && !t.failure[0]; no++) {
+		uint64_t rng = proc_mix(t.seed ^ no << 32);
+
+		make_program(no);
+		done += one_switch();
+		done += more_switches(&rng, 400);
+		programs++;
+		if (only)
+			break;
+	}
+	printf("# %llu programs, %llu interleavings, %.0f a second\n", (unsigned long long)programs,
+	       (unsigned long long)done, (double)done / (proc_now() - start));
+	assert_string_equal(t.failure, "");
+	assert_true(done > 0);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_interleavings)};
+	struct fm_options options = {.size = sizeof(options), .address_space = 64 * MIB};
+	pthread_t thread[THREADS];
+	int fd = memfd_create("heap", MFD_CLOEXEC), failed;
+
+	t.seed = proc_seed();
+	t.heap = fm_open_fd(fd, FM_CREATE, &options);
+	if (!t.heap)
+		return 1;
+	sem_init(&t.done, 0, 0);
+	for (unsigned i = 0; i < THREADS; i++) {
+		sem_init(&sched.go[i], 0, 0);
+		if (pthread_create(&thread[i], NULL, thread_main, (void *)(uintptr_t)i) != 0)
+			return 1;
+	}
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	t.task = NULL;
+	for (unsigned i = 0; i < THREADS; i++) {
+		sem_post(&sched.go[i]);
+		pthread_join(thread[i], NULL);
+	}
+	if (!failed && fm_close(t.heap) != 0)
+		failed = 1;
+	close(fd);
+	return failed;
+}
