@@ -3,6 +3,8 @@
 #   make                       the libraries, in build/
 #   make demo                  build and run the examples on real input
 #   make check                 all tests (installs what only the tests need, see tests/setup)
+#   make campaign              the same tests at their large sizes: hours
+#   make bars                  the figures that the README and docs promise, on this machine
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -46,7 +48,7 @@ TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
-.PHONY: all examples tests demo check bars install clean
+.PHONY: all examples tests demo check campaign bars install clean
 all: $(A) $(SO)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -116,6 +118,12 @@ bars: $(B)/bench/bars
 check:
 	tests/setup
 	tests/run
+
+campaign:
+	tests/setup
+	FM_TIMEOUT=36000 FM_KILLS=1000000 FM_OPS=10000000000 FM_STATES=100000000 FM_CUTS=10000 FM_STEP=1 \
+		FM_RANDOM=1000000 FM_FIXED_RUNS=10000 FM_SHORT_RUNS=10000 FM_INTERLEAVINGS=100000000 \
+		tests/run api crash concurrency hostile kill lifecycle misuse model regress space unit
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3

@@ -390,7 +390,7 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 		} else if ((slab->empty >> w & 1) != (live == 0)) {
 			report(audit, off, live, "emptiness of a word that disagrees with the file");
 		}
-		if ((slab->summary >> w & 1) != (free != 0))
+		if (free ? !(slab->summary >> w & 1) : slab->summary >> w & 1 && !in_window)
 			report(audit, off, live, "summary of a word that disagrees with the file");
 	}
 }

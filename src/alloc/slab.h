@@ -6,7 +6,8 @@
  *   S1  a slot is allocated  <=>  its live bit is 1 and its remote bit is 0, in the file
  *   S2  a slot enters a window only if both bits are 0
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
- *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has
+ *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has; of the
+ *       word in a window it may be set without one, after a harvest
  *   S5  empty has bit w  <=>  live word w is 0; of the word in a window it says nothing
  *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
  * S4 and S5 hold for owned slabs; remote bits not yet harvested are not counted.

@@ -96,6 +96,7 @@ static struct test {
 	unsigned op_no, state_no; /* of the round, of the operation */
 	bool is_watching;
 	uint64_t states;          /* examined in all */
+	uint64_t extended;        /* those of a directory with an extent */
 	uint64_t blocks;          /* that the copy pretends to have */
 	void (*look)(void);       /* what the other process is to do */
 	unsigned found_heap, found_zeros; /* in a file that becomes a heap */
@@ -480,6 +481,9 @@ static void examine_by(void (*look)(void))
 	t->state_no++;
 	t->states++;
 	crash_copy(&t->original, &t->copy);
+	if (crash_file_size(&t->copy) >= UNIT_SIZE)
+		t->extended += ((const struct truth_page_rec *)(const void *)(t->copy.map + TRUTH_PAGE_OFF))
+		                       ->directory_extent[0] != 0;
 	/* sometimes the copy looks as if it had lost blocks */
 	t->blocks = proc_below(&t->look_rng, 8) ? crash.blocks : 0;
 	t->look = look;
@@ -821,6 +825,8 @@ static size_t slab_size(uint64_t *rng)
 
 static size_t mixed_size(uint64_t *rng)
 {
+	if (proc_below(rng, 64) == 0)
+		return 4 * MIB + proc_below(rng, 5 * MIB);
 	return (size_t)1 << proc_below(rng, 17) << proc_below(rng, 2) | proc_below(rng, 64);
 }
 
@@ -836,11 +842,14 @@ static size_t large_size(uint64_t *rng)
 	}
 }
 
+/* A round soon has more than the 8 GiB of which the header's directory knows. */
 static size_t giant_size(uint64_t *rng)
 {
-	if (proc_below(rng, 2))
+	if (t->op_no <= 4)
+		return 3 * GIB + proc_below(rng, GIB);
+	if (proc_below(rng, 3) == 0)
 		return t->few[proc_below(rng, 4)];
-	return GIB + proc_below(rng, 3 * GIB);
+	return proc_below(rng, 6) ? GIB + proc_below(rng, 3 * GIB) : 5 * MIB + proc_below(rng, 40 * MIB);
 }
 
 /* Sizes 16..4096 (>> 7) or 2 KiB..512 KiB: few of them, so that slabs fill up and get empty. */
@@ -879,9 +888,9 @@ static const struct scenario scenarios[] = {
 		.size = large_size,
 	},
 	{
-		.name = "more segments than the first directory has", .share = 1, .ops = 24, .keep = 8,
+		.name = "more segments than the first directory has", .share = 1, .ops = 30, .keep = 12,
 		.max_size = 24 * GIB,
-		.weight = {[MALLOC] = 30, [FREE] = 16, [HELPER_FREE] = 2, [REOPEN] = 6},
+		.weight = {[MALLOC] = 30, [FREE] = 12, [HELPER_FREE] = 2, [REOPEN] = 4},
 		.size = giant_size,
 	},
 };
@@ -958,6 +967,8 @@ static void run_scenario(void **state)
 	printf("# %s: %llu states, %.0f a second\n", scenario->name, (unsigned long long)(t->states - first),
 	       (double)(t->states - first) / (proc_now() - start));
 	end_scenario();
+	if (scenario->max_size > 8 * GIB && !only)
+		assert_true(t->extended > 0);
 }
 
 /* ---------------------------------------------------------------- creation */

@@ -195,14 +195,18 @@ static inline void crash_end(void)
 /* ---------------------------------------------------------------- contents */
 
 /* An object's content: words made of its number and their place. Large objects hold them at both ends
- * and where their units begin; giant ones in 64 units. */
+ * and where their units begin, huge ones also all over the places of metadata units; giant ones in 64
+ * units. */
 static inline size_t crash_next(size_t at, size_t size)
 {
 	size_t last = size > 256 ? (size - 256) & ~(size_t)7 : 0;
-	size_t step = size > 64 * SEGMENT_SIZE ? size / 64 & ~(size_t)(UNIT_SIZE - 1) : UNIT_SIZE;
+	bool is_giant = size > 64 * SEGMENT_SIZE;
+	size_t step = is_giant ? size / 64 & ~(size_t)(UNIT_SIZE - 1) : UNIT_SIZE;
 
 	if (size <= 8192 || at < 256 || at >= last)
 		return at + 8;
+	if (size >= SEGMENT_SIZE && !is_giant && at % SEGMENT_SIZE < UNIT_SIZE - 256 && at + 120 < last)
+		return at + 120;
 	return at + step < last ? (at + step) & ~(size_t)(UNIT_SIZE - 1) : last;
 }
 
