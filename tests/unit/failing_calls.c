@@ -83,6 +83,7 @@ CALL(lock, (int fd, bool exclusive), (fd, exclusive))
 CALL(unlock, (int fd), (fd))
 CALL(no_copy_on_write, (int fd), (fd))
 CALL(unshare, (int fd, uint64_t off, uint64_t len), (fd, off, len))
+CALL(is_shared, (int fd, uint64_t off, uint64_t len), (fd, off, len))
 CALL(pwrite_full, (int fd, const void *buf, size_t len, uint64_t off), (fd, buf, len, off))
 CALL(pwrite_sync, (int fd, const void *buf, size_t len, uint64_t off), (fd, buf, len, off))
 CALL(sync, (int fd), (fd))
@@ -823,6 +824,7 @@ static int setup(void **state)
 	REPLACE(unlock);
 	REPLACE(no_copy_on_write);
 	REPLACE(unshare);
+	REPLACE(is_shared);
 	REPLACE(pread_full);
 	REPLACE(pwrite_full);
 	REPLACE(pwrite_sync);
