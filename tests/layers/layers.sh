@@ -45,11 +45,20 @@ verdict "system calls are made in src/os alone" \
 		src/alloc/* src/api/*)"
 verdict "no file of src has more than 600 lines" "$(wc -l src/*/*.[ch] | awk '$1 > 600 && $2 != "total"')"
 
-# plain assignments to unit words, pairs, directory words or the truth page
-place='((unit_words|slab_pair|directory_word|head_word|store_truth)\([^;=]*\)|\b(words|pair|pairs|truth))'
-verdict "truth is stored through store/truth.h alone" \
-	"$(grep -nE "$place(\\[[^]]*\\]|->[a-z_]+(\\[[^]]*\\])?) *[|&^]?= |\\*$place *[|&^]?= |mem(set|cpy)\\(&?$place" src/*/*.[ch] |
-		grep -vE 'uint64_t \*(words|pair|pairs) = |truth_page_rec \*truth = ')"
+# plain assignments to unit words, pairs, directory words or the truth page, by index, member or pointer
+place='((unit_words|slab_pair|directory_word|head_word|store_truth)\([^;=]*\)|(^|[^a-z_>.])(words|pair|pairs|truth))'
+through='(\[[^]]*\]|->[a-z_]+(\[[^]]*\])?)'
+assigned='[[:space:]]*([|&^+-]?=[^=]|\+\+|--)'
+find_stores()
+{
+	grep -nE "$place$through$assigned|[;{}[:space:]]\*$place$assigned|mem(set|cpy)\(&?$place" "$@" |
+		grep -vE '(uint64_t|truth_page_rec) \*[a-z_]+ = '
+}
+sample=$(mktemp)
+trap 'rm -f "$sample"' EXIT
+printf '\tpair[0] |= 1;\n\tunit_words(heap, 3)[u] = 0;\n\ttruth->root_table = 7;\n\t*directory_word(heap, s) = 1;\n' >"$sample"
+verdict "the search for plain stores finds samples" "$(test "$(find_stores "$sample" | wc -l)" = 4 || find_stores "$sample")"
+verdict "truth is stored through store/truth.h alone" "$(find_stores src/*/*.[ch])"
 
 if [ -f "$build/libfmalloc.so" ]; then
 	exported=$(nm -D --defined-only "$build/libfmalloc.so" | awk '$2 != "A" {sub(/@.*/, "", $3); print $3}' | sort)
