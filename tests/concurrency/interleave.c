@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Bounded interleavings of the protocol by which threads free each other's objects, leave and adopt slabs
- * (src/alloc/owner.h). Three threads run small random programs, one at a time; before each sequentially
- * consistent access and after each store of truth the scheduler may switch to another thread. Every place
- * for one switch is tried, then random places for up to four.
+ * (src/alloc/owner.h). Three threads run random programs, one at a time; before each sequentially
+ * consistent access and after each store of truth the scheduler may switch to another thread.
+ *
+ *   switches   small programs: every place for one switch is tried, then random places for up to four
+ *   splits     long programs in a random order of whole operations, of which up to three are interrupted
+ *              in the middle and go on much later
  *
  * After each interleaving every thread empties its inbox. Then no free may be left uncollected, fm_check
  * finds nothing, exactly the objects that were not freed are alive and none was handed out twice; when all
@@ -11,7 +14,7 @@
  *
  * The sources under test are compiled into this program, with their atomics and locks replaced.
  *
- *   FM_INTERLEAVINGS  how many to try (default below); FM_SCALE: per cent of the default
+ *   FM_INTERLEAVINGS  how many of each kind to try (default below); FM_SCALE: per cent of the default
  *   FM_SEED           of the programs and schedules; FM_PROGRAM: only this program, as printed
  */
 #define _GNU_SOURCE 1
@@ -46,11 +49,13 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 
 #undef pthread_mutex_lock
 
-#define INTERLEAVINGS 80000
+#define INTERLEAVINGS 40000
 #define THREADS       3
-#define OBJECTS       24
-#define MAX_OPS       16
+#define OBJECTS       64
+#define MAX_OPS       40
 #define MAX_SWITCHES  4
+#define MAX_SPLITS    3
+#define MAX_TURNS     (THREADS * MAX_OPS + MAX_SPLITS)
 
 /* ---------------------------------------------------------------- the scheduler */
 
@@ -59,8 +64,14 @@ static struct {
 	unsigned running, count;            /* steps so far */
 	bool is_over[THREADS];
 	sem_t go[THREADS], main;
-	struct { unsigned at, to; } switches[MAX_SWITCHES];
+	struct { unsigned at, to; } switches[MAX_SWITCHES]; /* before step `at`, to thread `to` */
 	unsigned n_switches, next;
+	/* or: whose operation is next, and operations that end their turn before step `at` of theirs */
+	unsigned turn[MAX_TURNS];
+	unsigned n_turns, next_turn;
+	struct { unsigned thread, op, at; } split[MAX_SPLITS];
+	unsigned n_splits;
+	unsigned op[THREADS], steps[THREADS]; /* the operation of each thread, its steps so far */
 } sched;
 
 static __thread unsigned self = THREADS; /* no thread of the scheduler */
@@ -81,12 +92,30 @@ static unsigned another(void)
 	return THREADS;
 }
 
+static void end_turn(void)
+{
+	while (sched.next_turn < sched.n_turns) {
+		unsigned to = sched.turn[sched.next_turn++];
+
+		if (sched.is_over[to])
+			continue;
+		if (to != self)
+			hand_over(to);
+		return;
+	}
+}
+
 static void step(void)
 {
 	unsigned now;
 
 	if (self == THREADS || !sched.is_active)
 		return;
+	now = sched.steps[self]++;
+	for (unsigned i = 0; i < sched.n_splits; i++)
+		if (sched.split[i].thread == self && sched.split[i].op == sched.op[self] &&
+		    sched.split[i].at == now)
+			end_turn();
 	now = sched.count++;
 	if (sched.next == sched.n_switches || sched.switches[sched.next].at != now)
 		return;
@@ -130,7 +159,7 @@ struct op {
 };
 
 struct program {
-	unsigned made_by[OBJECTS]; /* before the threads run; THREADS: not at all */
+	unsigned made_by[OBJECTS]; /* before the threads run; THREADS: by an operation */
 	unsigned n_objects;
 	struct op op[THREADS][MAX_OPS];
 	unsigned n_ops[THREADS];
@@ -140,7 +169,7 @@ struct program {
 static struct {
 	fm_heap *heap;
 	struct program program;
-	void *p[OBJECTS];
+	void *p[OBJECTS];       /* NULL: not made yet, or freed */
 	void (*task)(void);
 	sem_t done;
 	uint64_t seed, program_no;
@@ -152,11 +181,9 @@ static void fail_program(const char *what, uint64_t value)
 	if (t.failure[0])
 		return;
 	snprintf(t.failure, sizeof(t.failure),
-	         "%s: %llu (FM_SEED=%llu FM_PROGRAM=%llu switches %u: %u>%u %u>%u %u>%u %u>%u): %s", what,
+	         "%s: %llu (FM_SEED=%llu FM_PROGRAM=%llu, %u switches, %u splits): %s", what,
 	         (unsigned long long)value, (unsigned long long)t.seed, (unsigned long long)t.program_no,
-	         sched.n_switches, sched.switches[0].at, sched.switches[0].to, sched.switches[1].at,
-	         sched.switches[1].to, sched.switches[2].at, sched.switches[2].to, sched.switches[3].at,
-	         sched.switches[3].to, fm_last_error());
+	         sched.n_switches, sched.n_splits, fm_last_error());
 }
 
 static void leave(void)
@@ -173,7 +200,10 @@ static void run_program(void)
 
 	for (unsigned i = 0; i < program->n_ops[self]; i++) {
 		unsigned object = program->op[self][i].object;
+		void *p = t.p[object];
 
+		sched.op[self] = i;
+		sched.steps[self] = 0;
 		switch (program->op[self][i].verb) {
 		case ALLOC:
 			t.p[object] = fm_malloc(t.heap, program->size);
@@ -181,13 +211,14 @@ static void run_program(void)
 				fail_program("malloc", object);
 			break;
 		case RELEASE:
-			if (fm_free(t.p[object]) != 0)
-				fail_program("free", object);
 			t.p[object] = NULL;
+			if (fm_free(p) != 0)
+				fail_program("free", object);
 			break;
 		default:
 			leave();
 		}
+		end_turn();
 	}
 }
 
@@ -307,7 +338,7 @@ static void interleave(unsigned first)
 	each(make_objects);
 	t.task = run_program;
 	memset(sched.is_over, 0, sizeof(sched.is_over));
-	sched.count = sched.next = 0;
+	sched.count = sched.next = sched.next_turn = 0;
 	sched.is_active = true;
 	sched.running = first;
 	sem_post(&sched.go[first]);
@@ -372,14 +403,28 @@ static uint64_t more_switches(uint64_t *rng, unsigned tries)
 	return tries;
 }
 
-static void test_interleavings(void **state)
+/* `enough`: interleavings of a kind to try. */
+static uint64_t enough(void)
 {
-	uint64_t wanted = proc_env("FM_INTERLEAVINGS", INTERLEAVINGS * proc_env("FM_SCALE", 100) / 100);
+	return proc_env("FM_INTERLEAVINGS", INTERLEAVINGS * proc_env("FM_SCALE", 100) / 100);
+}
+
+static void finish(uint64_t programs, uint64_t done, double start)
+{
+	printf("# %llu programs, %llu interleavings, %.0f a second\n", (unsigned long long)programs,
+	       (unsigned long long)done, (double)done / (proc_now() - start));
+	sched.n_switches = sched.n_splits = sched.n_turns = 0;
+	assert_string_equal(t.failure, "");
+	assert_true(done > 0);
+}
+
+static void test_switches(void **state)
+{
 	uint64_t only = proc_env("FM_PROGRAM", 0), done = 0, programs = 0;
 	double start = proc_now();
 
 	(void)state;
-	for (uint64_t no = only ? only : 1; done < wanted && !t.failure[0]; no++) {
+	for (uint64_t no = only ? only : 1; done < enough() && !t.failure[0]; no++) {
 		uint64_t rng = proc_mix(t.seed ^ no << 32);
 
 		make_program(no);
@@ -389,15 +434,143 @@ static void test_interleavings(void **state)
 		if (only)
 			break;
 	}
-	printf("# %llu programs, %llu interleavings, %.0f a second\n", (unsigned long long)programs,
-	       (unsigned long long)done, (double)done / (proc_now() - start));
-	assert_string_equal(t.failure, "");
-	assert_true(done > 0);
+	finish(programs, done, start);
+}
+
+/* ---------------------------------------------------------------- long programs */
+
+static void add_op(unsigned thread, enum verb verb, unsigned object)
+{
+	struct program *program = &t.program;
+
+	if (program->n_ops[thread] < MAX_OPS)
+		program->op[thread][program->n_ops[thread]++] = (struct op){verb, object};
+}
+
+static unsigned add_alloc(unsigned thread)
+{
+	unsigned object = t.program.n_objects;
+
+	if (object == OBJECTS)
+		return OBJECTS;
+	t.program.made_by[t.program.n_objects++] = THREADS;
+	add_op(thread, ALLOC, object);
+	return object;
+}
+
+/* Take a random one from the list of *n. */
+static unsigned take_one(uint64_t *rng, unsigned *list, unsigned *n)
+{
+	unsigned at = (unsigned)proc_below(rng, *n), object = list[at];
+
+	list[at] = list[--*n];
+	return object;
+}
+
+/* Thread 0 fills and empties slabs while the others free what it made, and make slabs of their own from
+ * what it gave back. An operation that frees what is not made yet frees NULL. */
+static void make_long_program(uint64_t *rng)
+{
+	struct program *program = &t.program;
+	unsigned live[OBJECTS], n = 0, others[OBJECTS], n_others = 0;
+
+	memset(program, 0, sizeof(*program));
+	program->size = proc_below(rng, 3) ? 16384 : 30000;
+	program->n_objects = 4 + (unsigned)proc_below(rng, 6);
+	for (unsigned i = 0; i < program->n_objects; i++) {
+		program->made_by[i] = 0;
+		if (proc_below(rng, 3) == 0)
+			others[n_others++] = i;
+		else
+			live[n++] = i;
+	}
+	for (unsigned i = 10 + (unsigned)proc_below(rng, 20); i > 0; i--) {
+		/* it frees for a while, and allocates for a while */
+		bool frees = proc_below(rng, 8) < (i / 6 % 2 ? 6 : 2);
+
+		if (frees && n) {
+			add_op(0, RELEASE, take_one(rng, live, &n));
+		} else {
+			unsigned object = add_alloc(0);
+
+			if (object < OBJECTS && proc_below(rng, 6))
+				live[n++] = object;
+			else if (object < OBJECTS)
+				others[n_others++] = object;
+		}
+		if (proc_below(rng, 24) == 0)
+			add_op(0, LEAVE, 0);
+	}
+	for (unsigned i = 3 + (unsigned)proc_below(rng, 12); i > 0; i--) {
+		unsigned by = 1 + (unsigned)proc_below(rng, 2), object;
+
+		if (proc_below(rng, 2) && n_others) {
+			add_op(by, RELEASE, take_one(rng, others, &n_others));
+		} else if (proc_below(rng, 12) == 0) {
+			add_op(by, LEAVE, 0);
+		} else {
+			object = add_alloc(by);
+			if (object < OBJECTS && proc_below(rng, 2))
+				add_op(3 - by, RELEASE, object);
+		}
+	}
+}
+
+/* A random order of the operations, a few of them split. */
+static void make_turns(uint64_t *rng)
+{
+	const struct program *program = &t.program;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < THREADS; i++)
+		for (unsigned k = 0; k < program->n_ops[i]; k++)
+			sched.turn[n++] = i;
+	sched.n_splits = (unsigned)proc_below(rng, MAX_SPLITS + 1);
+	for (unsigned i = 0; i < sched.n_splits; i++) {
+		unsigned by = (unsigned)proc_below(rng, THREADS);
+
+		if (program->n_ops[by] == 0)
+			by = 0;
+		sched.split[i].thread = by;
+		sched.split[i].op = (unsigned)proc_below(rng, program->n_ops[by]);
+		sched.split[i].at = (unsigned)proc_below(rng, 12);
+		sched.turn[n++] = by;
+	}
+	sched.n_turns = n;
+	for (unsigned i = n; i > 1; i--) {
+		unsigned k = (unsigned)proc_below(rng, i), turn = sched.turn[i - 1];
+
+		sched.turn[i - 1] = sched.turn[k];
+		sched.turn[k] = turn;
+	}
+}
+
+static void test_splits(void **state)
+{
+	uint64_t only = proc_env("FM_PROGRAM", 0), done = 0, programs = 0;
+	double start = proc_now();
+
+	(void)state;
+	sched.n_switches = 0;
+	for (uint64_t no = only ? only : 1; done < enough() && !t.failure[0]; no++) {
+		uint64_t rng = proc_mix(t.seed ^ no << 24 ^ 5);
+
+		t.program_no = no;
+		make_long_program(&rng);
+		programs++;
+		for (unsigned i = 0; i < 8 && !t.failure[0]; i++, done++) {
+			make_turns(&rng);
+			interleave((unsigned)proc_below(&rng, THREADS));
+		}
+		if (only)
+			break;
+	}
+	finish(programs, done, start);
 }
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_interleavings)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_switches), cmocka_unit_test(test_splits)};
 	struct fm_options options = {.size = sizeof(options), .address_space = 64 * MIB};
 	pthread_t thread[THREADS];
 	int fd = memfd_create("heap", MFD_CLOEXEC), failed;
