@@ -7,6 +7,8 @@
  *   switches   small programs: every place for one switch is tried, then random places for up to four
  *   splits     long programs in a random order of whole operations, of which up to three are interrupted
  *              in the middle and go on much later
+ *   recycling  a slab is released and made again by another thread while a notification about its earlier
+ *              life is on its way; the order of operations that leads there, and many near it
  *
  * After each interleaving every thread empties its inbox. Then no free may be left uncollected, fm_check
  * finds nothing, exactly the objects that were not freed are alive and none was handed out twice; when all
@@ -38,7 +40,7 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 #define store_seq(p, v)    (step(), __atomic_store_n((p), (v), __ATOMIC_SEQ_CST))
 #define exchange_seq(p, v) (step(), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
 #define fetch_or_seq(p, v) (step(), __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST))
-#define compare_exchange_seq(p, expected, desired) (step(), (compare_exchange_seq)((p), (expected), (desired)))
+#define compare_exchange_seq(p, old, new) (step(), (compare_exchange_seq)((p), (old), (new)))
 #define pthread_mutex_lock(mutex) lock_in_turns(mutex)
 
 #include "../../src/alloc/owner.c"
@@ -338,7 +340,8 @@ static void interleave(unsigned first)
 	each(make_objects);
 	t.task = run_program;
 	memset(sched.is_over, 0, sizeof(sched.is_over));
-	sched.count = sched.next = sched.next_turn = 0;
+	sched.count = sched.next = 0;
+	sched.next_turn = sched.n_turns && first == sched.turn[0];
 	sched.is_active = true;
 	sched.running = first;
 	sem_post(&sched.go[first]);
@@ -568,9 +571,119 @@ static void test_splits(void **state)
 	finish(programs, done, start);
 }
 
+/* ---------------------------------------------------------------- recycling */
+
+/* Slots of 16 KiB, four to a slab; objects 0..3 are slab X, 4..7 slab Y, both of thread 0. Thread 1 frees
+ * object 1 and is interrupted before it says so; thread 0 meets the free slot by itself, uses X up, goes on
+ * to the next slab, empties Y, which it keeps, and X, which it releases. Thread 2 makes a slab of X's unit,
+ * and an object there is freed. The plots differ in when thread 1 goes on: */
+struct move {
+	unsigned thread;
+	struct op op;
+	bool is_split, goes_on; /* its turn ends in the middle; it is the rest of the thread's last operation */
+};
+
+#define PLOTS     3
+#define MAX_MOVES 24
+
+static const struct move plots[PLOTS][MAX_MOVES] = {
+	{ /* before X is released: the notification waits in thread 0's inbox */
+		{0, {RELEASE, 0}, 0, 0}, {1, {RELEASE, 1}, 1, 0}, {0, {ALLOC, 8}, 0, 0}, {0, {ALLOC, 9}, 0, 0},
+		{0, {ALLOC, 10}, 0, 0}, {1, {RELEASE, 1}, 0, 1}, {0, {RELEASE, 4}, 0, 0}, {0, {RELEASE, 5}, 0, 0},
+		{0, {RELEASE, 6}, 0, 0}, {0, {RELEASE, 7}, 0, 0}, {0, {RELEASE, 8}, 0, 0}, {0, {RELEASE, 9}, 0, 0},
+		{0, {RELEASE, 2}, 0, 0}, {0, {RELEASE, 3}, 0, 0}, {2, {ALLOC, 11}, 0, 0}, {2, {ALLOC, 12}, 0, 0},
+		{1, {RELEASE, 11}, 0, 0}, {0, {LEAVE, 0}, 0, 0}, {2, {ALLOC, 13}, 0, 0}, {1, {RELEASE, 12}, 0, 0},
+	},
+	{ /* when nobody owns X, and once more when thread 2 does */
+		{0, {RELEASE, 0}, 0, 0}, {1, {RELEASE, 1}, 1, 0}, {0, {ALLOC, 8}, 0, 0}, {0, {ALLOC, 9}, 0, 0},
+		{0, {ALLOC, 10}, 0, 0}, {0, {RELEASE, 4}, 0, 0}, {0, {RELEASE, 5}, 0, 0}, {0, {RELEASE, 6}, 0, 0},
+		{0, {RELEASE, 7}, 0, 0}, {0, {RELEASE, 8}, 0, 0}, {0, {RELEASE, 9}, 0, 0}, {0, {RELEASE, 2}, 0, 0},
+		{0, {RELEASE, 3}, 0, 0}, {1, {RELEASE, 1}, 1, 1}, {2, {ALLOC, 11}, 0, 0}, {2, {ALLOC, 12}, 0, 0},
+		{0, {RELEASE, 11}, 0, 0}, {1, {RELEASE, 1}, 0, 1}, {2, {ALLOC, 13}, 0, 0}, {0, {RELEASE, 12}, 0, 0},
+		{0, {LEAVE, 0}, 0, 0},
+	},
+	{ /* while thread 2 makes the slab */
+		{0, {RELEASE, 0}, 0, 0}, {1, {RELEASE, 1}, 1, 0}, {0, {ALLOC, 8}, 0, 0}, {0, {ALLOC, 9}, 0, 0},
+		{0, {ALLOC, 10}, 0, 0}, {0, {RELEASE, 4}, 0, 0}, {0, {RELEASE, 5}, 0, 0}, {0, {RELEASE, 6}, 0, 0},
+		{0, {RELEASE, 7}, 0, 0}, {0, {RELEASE, 8}, 0, 0}, {0, {RELEASE, 9}, 0, 0}, {0, {RELEASE, 2}, 0, 0},
+		{0, {RELEASE, 3}, 0, 0}, {2, {ALLOC, 11}, 1, 0}, {1, {RELEASE, 1}, 0, 1}, {2, {ALLOC, 11}, 0, 1},
+		{0, {RELEASE, 11}, 0, 0}, {2, {ALLOC, 12}, 0, 0}, {2, {ALLOC, 13}, 0, 0}, {1, {RELEASE, 12}, 0, 0},
+		{0, {LEAVE, 0}, 0, 0},
+	},
+};
+
+static void add_split(unsigned thread, unsigned at)
+{
+	if (t.program.n_ops[thread] == 0)
+		return;
+	sched.split[sched.n_splits].thread = thread;
+	sched.split[sched.n_splits].op = t.program.n_ops[thread] - 1;
+	sched.split[sched.n_splits].at = at;
+	sched.n_splits++;
+}
+
+/* The plot with its turns ending at random steps, and with a few neighbours exchanged or moves left out. */
+static void make_recycling(uint64_t *rng)
+{
+	struct program *program = &t.program;
+	struct move moves[MAX_MOVES];
+	unsigned n = 0, at[THREADS] = {0};
+
+	memcpy(moves, plots[proc_below(rng, PLOTS)], sizeof(moves));
+	memset(program, 0, sizeof(*program));
+	program->size = 16384;
+	program->n_objects = 14;
+	for (unsigned i = 8; i < 14; i++)
+		program->made_by[i] = THREADS;
+	while (n < MAX_MOVES && (n == 0 || moves[n].thread || moves[n].op.object || moves[n].op.verb))
+		n++;
+	for (uint64_t swaps = proc_below(rng, 3); swaps > 0; swaps--) {
+		unsigned i = (unsigned)proc_below(rng, n - 1);
+		struct move first = moves[i];
+
+		moves[i] = moves[i + 1];
+		moves[i + 1] = first;
+	}
+	sched.n_splits = sched.n_turns = 0;
+	for (unsigned i = 0; i < n; i++) {
+		unsigned thread = moves[i].thread;
+
+		if (proc_below(rng, 100) == 0)
+			continue;
+		if (!moves[i].goes_on)
+			add_op(thread, moves[i].op.verb, moves[i].op.object);
+		if (moves[i].is_split) {
+			/* an allocation that makes a slab has more steps than freeing */
+			at[thread] += 1 + (unsigned)proc_below(rng, thread == 2 ? 24 : 10);
+			add_split(thread, at[thread]);
+		}
+		sched.turn[sched.n_turns++] = thread;
+	}
+}
+
+static void test_recycling(void **state)
+{
+	uint64_t only = proc_env("FM_PROGRAM", 0), done = 0;
+	double start = proc_now();
+
+	(void)state;
+	for (uint64_t no = only ? only : 1; done < enough() / 2 && !t.failure[0]; no++, done++) {
+		uint64_t rng = proc_mix(t.seed ^ no << 24 ^ 9);
+
+		t.program_no = no;
+		make_recycling(&rng);
+		/* the first thread's first operation is the first turn */
+		interleave(sched.turn[0]);
+		if (only)
+			break;
+	}
+	finish(done, done, start);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {cmocka_unit_test(test_switches), cmocka_unit_test(test_splits)};
+	const struct CMUnitTest tests[] = {cmocka_unit_test(test_switches), cmocka_unit_test(test_splits),
+	                                   cmocka_unit_test(test_recycling)};
 	struct fm_options options = {.size = sizeof(options), .address_space = 64 * MIB};
 	pthread_t thread[THREADS];
 	int fd = memfd_create("heap", MFD_CLOEXEC), failed;

@@ -76,6 +76,7 @@ struct scenario {
 	unsigned ops;       /* of a round */
 	unsigned keep;      /* objects at most */
 	uint64_t max_size;  /* of the file */
+	unsigned prelude; /* operations of prelude[] that a round begins with */
 	bool is_dense; /* files have all their blocks; else memory comes as it is touched, which is faster */
 	unsigned weight[VERBS];
 	size_t (*size)(uint64_t *rng);
@@ -497,11 +498,16 @@ static void examine(void)
 	examine_by(look_and_use);
 }
 
-static bool lies_in_truth(uint64_t off)
+static bool lies_in_truth(uint64_t off, uint64_t value)
 {
 	const struct truth_page_rec *truth = (const void *)(t->original.map + TRUTH_PAGE_OFF);
+	const uint64_t *directory = (const void *)(t->original.map + DIRECTORY_OFF);
 	uint64_t segment_no = off >> SEGMENT_SHIFT;
 
+	/* an extent of the directory, before it counts */
+	if (value == 0 && segment_no > 0 && segment_no < DIRECTORY_INLINE_WORDS &&
+	    directory[segment_no] == SEGMENT_FREE)
+		return true;
 	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++)
 		if (segment_no && truth->directory_extent[i] == segment_no)
 			return true;
@@ -518,7 +524,7 @@ static void hook(const uint64_t *word)
 		return;
 	if ((uintptr_t)word % 8)
 		fail_state("a store of truth that is not aligned");
-	if (t->heap && !lies_in_truth(fm_offset_of(t->heap, word)))
+	if (t->heap && !lies_in_truth(fm_offset_of(t->heap, word), *word))
 		fail_state("a store of truth to offset %#llx", (unsigned long long)fm_offset_of(t->heap, word));
 	/* a giant object has a thousand interior segments, set one by one and cleared: one in 64 is looked at */
 	if (t->scenario->max_size > 8 * GIB && *word <= SEGMENT_INTERIOR && t->state_no > 8 &&
@@ -654,6 +660,8 @@ static void release(bool by_helper)
 {
 	const struct object *object = &t->object[proc_below(&t->rng, t->count)];
 
+	if (t->op_no <= t->scenario->prelude)
+		object = &t->object[0];
 	t->op.old = object;
 	if (!run(do_free, fm_at(t->heap, object->off), by_helper))
 		fail_state("freeing: %s (%s)", strerror(errno), fm_last_error());
@@ -738,12 +746,17 @@ static void reopen(void)
 		fail_state("opening: %s", fm_last_error());
 }
 
+/* More than the header's directory has words for: its extent comes where an object was freed. */
+static const enum verb prelude[] = {MALLOC, MALLOC, MALLOC, FREE, MALLOC};
+
 static enum verb choose_verb(void)
 {
 	const unsigned *weight = t->scenario->weight;
 	unsigned all = 0;
 	uint64_t pick;
 
+	if (t->op_no <= t->scenario->prelude)
+		return prelude[t->op_no - 1];
 	for (unsigned i = 0; i < VERBS; i++)
 		all += weight[i];
 	pick = proc_below(&t->rng, all);
@@ -846,11 +859,10 @@ static size_t large_size(uint64_t *rng)
 	}
 }
 
-/* A round soon has more than the 8 GiB of which the header's directory knows. */
 static size_t giant_size(uint64_t *rng)
 {
-	if (t->op_no <= 4)
-		return 3 * GIB + proc_below(rng, GIB);
+	if (t->op_no <= t->scenario->prelude)
+		return t->op_no == 1 ? 20 * MIB : 3 * GIB + proc_below(rng, GIB);
 	if (proc_below(rng, 3) == 0)
 		return t->few[proc_below(rng, 4)];
 	return proc_below(rng, 6) ? GIB + proc_below(rng, 3 * GIB) : 5 * MIB + proc_below(rng, 40 * MIB);
@@ -893,7 +905,7 @@ static const struct scenario scenarios[] = {
 	},
 	{
 		.name = "more segments than the first directory has", .share = 5, .ops = 40, .keep = 12,
-		.max_size = 14 * GIB,
+		.max_size = 14 * GIB, .prelude = sizeof(prelude) / sizeof(prelude[0]),
 		.weight = {[MALLOC] = 30, [FREE] = 12, [HELPER_FREE] = 2, [REOPEN] = 4},
 		.size = giant_size,
 	},
@@ -960,7 +972,8 @@ static void run_scenario(void **state)
 	begin_scenario(scenario);
 	for (uint64_t round = only ? only : 1; t->states - first < wanted && !t->failure[0]; round++) {
 		begin_round(scenario, round);
-		while (t->op_no < scenario->ops && !t->failure[0] && (only || t->states - first < wanted)) {
+		while (t->op_no < scenario->ops && !t->failure[0] &&
+		       (only || t->op_no < scenario->prelude || t->states - first < wanted)) {
 			t->op_no++;
 			one_operation();
 		}

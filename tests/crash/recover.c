@@ -397,7 +397,7 @@ static void test_power_cuts(void **state)
 		if (only)
 			break;
 	}
-	printf("# %llu power cuts, %llu stores and calls of recoveries, %llu recoveries killed; %.0f cuts a second\n",
+	printf("# %llu cuts, %llu stores and calls of recoveries, %llu recoveries killed; %.0f cuts a second\n",
 	       (unsigned long long)cuts, (unsigned long long)t.mended, (unsigned long long)t.killed,
 	       (double)cuts / (proc_now() - start));
 	end();

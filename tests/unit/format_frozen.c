@@ -249,7 +249,7 @@ static void put_super(uint64_t at, uint64_t sequence)
  *            unit 3 a slab of 64-byte slots with the root table and two roots; units 4..12 a run
  *            of 129 pages, with a free unit's stale interior word behind it
  * Segment 1: huge object of 2 segments, 1025 pages;  segment 3: free, its word is a stale interior one
- * Segment 4: metadata; unit 5..7: a slab of 3 units with slots of 39,321 & ~7 bytes, a size that no class has */
+ * Segment 4: metadata; units 5..7: a slab with slots of 39,320 bytes, a size that no class has */
 static void make_by_hand(void)
 {
 	assert_int_equal(ftruncate(fd, 4 * 4194304 + 8 * 65536), 0);
