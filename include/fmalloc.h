@@ -16,9 +16,10 @@
  * of this library exits, aborts or prints (FMALLOC_DEBUG=abort in the environment asks for an abort at
  * a detected misuse).
  *
- * Durability in short: a store into the heap is in the file at once as far as processes can tell, so
- * killing the process loses nothing. The device has it after fm_sync() or fm_close(), or when the
- * kernel writes it back.
+ * Durability in short. In a live heap (the default) a store into the heap is in the file at once as far as
+ * processes can tell, so killing the process loses nothing; the device has it after fm_sync() or fm_close(),
+ * or when the kernel writes it back. In an atomic heap (FM_ATOMIC) stores are the process's own until
+ * fm_commit(): after any kill or power cut the heap is exactly the last commit.
  */
 #ifndef FMALLOC_H
 #define FMALLOC_H
@@ -66,9 +67,13 @@ typedef struct fm_info fm_heap;
 #define FM_FIXED   0x08u /* map at the address where the heap was made: raw C pointers stay valid */
 #define FM_WAIT    0x10u /* wait for another process's lock instead of failing with EBUSY */
 #define FM_RECOVER 0x20u /* open a heap that a power cut left unclean: check and repair it first */
+#define FM_ATOMIC   0x40u /* an atomic heap: stores take effect by fm_commit() only */
+#define FM_CONVERT  0x80u /* an existing heap of the other kind becomes one of the kind asked for */
+#define FM_DECLARED 0x100u /* with FM_ATOMIC: all writes are declared by fm_will_write() */
 
-#define FM_NO_EXIT_SYNC 0x1u /* fm_options.disable: no sync and clean mark at a normal exit */
-#define FM_NO_ATFORK    0x2u /* fm_options.disable: no fork handler (children keep the lock) */
+#define FM_NO_EXIT_SYNC  0x1u /* fm_options.disable: no sync and clean mark at a normal exit */
+#define FM_NO_ATFORK     0x2u /* fm_options.disable: no fork handler (children keep the lock) */
+#define FM_NO_CHECKPOINT 0x4u /* fm_options.disable: no checkpoint thread; commits do its work */
 
 struct fm_options {
 	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */
@@ -76,31 +81,47 @@ struct fm_options {
 	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
-	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
+	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_CHECKPOINT */
+	/* of atomic heaps */
+	unsigned sector;        /* bytes that a commit writes whole: 64, 512 or 4096; 0: 64. A device that may
+	                           garble a sector which it is writing at a power cut needs its sector size */
+	bool commit_at_close;   /* fm_close() commits first; else it drops what is not committed */
+	uint64_t journal_max;   /* bytes the journal grows to, beyond single larger commits; 0: as much as the
+	                           heap, 256 MiB at most. It comes on top of max_size */
+	uint64_t keep_max;      /* bytes of pages kept private after their commit, so that the next write to
+	                           them is cheap; 0: an eighth of the memory that the process may use */
 };
 
 /* Open the heap in the file `path`. `options` may be NULL. With FM_CREATE a missing file is created,
  * and an existing file that holds nothing but zeros (whatever its length) becomes an empty heap.
  *
+ * A heap is live or, made with FM_ATOMIC, atomic, and is always opened as what it is. FM_CONVERT changes that
+ * by one write of the superblock: with FM_ATOMIC a live heap becomes atomic, without it an atomic one live; a
+ * heap that is of the kind asked for is simply opened. FM_RDONLY opens an atomic heap at its last commit and
+ * writes nothing.
+ *
  * Returns   the heap, or NULL with errno
  *             ENOENT     no such file, and no FM_CREATE
  *             EEXIST     FM_EXCL, and the path exists
- *             EBUSY      another process, or this one, has the heap open
+ *             EBUSY      another process, or this one, has the heap open: also for FM_RDONLY beside a
+ *                        writer (fm_snapshot() makes a copy that can be read meanwhile)
  *             EINTR      a signal came while FM_WAIT waited;  ETIMEDOUT  wait_ms passed
  *             EILSEQ     not a heap: the file holds something else, or a heap of the original fmalloc;
  *                        the file is untouched
- *             ENOTSUP    a heap of a newer format or of a kind that this version does not open
+ *             ENOTSUP    a heap of a newer format
+ *             EPROTOTYPE a heap of the other kind, and no FM_CONVERT; it is untouched
  *             EBADMSG    a heap whose header is damaged, or a file cut short
  *             EUCLEAN    a power cut or a copy made while in use left the heap unclean: FM_RECOVER,
  *                        or FMALLOC_RECOVER=1 in the environment, checks and repairs it
  *             EADDRINUSE FM_FIXED, and the place is taken
  *             ENOSPC     the file has holes where the heap uses it, and the disk is full
  *             EFBIG      RLIMIT_FSIZE is below what opening writes; never a SIGXFSZ
- *             EINVAL     also FM_RDONLY together with FM_CREATE
+ *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC
+ *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
  *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.
  * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
- * Cost      independent of the heap's size.
+ * Cost      independent of the heap's size. After a crash of an atomic heap, the journal's length on top.
  */
 FM_API fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options);
 
@@ -113,17 +134,95 @@ FM_API fm_heap *fm_open_fd(int fd, unsigned flags, const struct fm_options *opti
 /* Close the heap: all data on the device, the file trimmed, marked clean, unmapped. The heap is closed
  * whatever is returned. No other thread may be using the heap.
  *
+ * In an atomic heap what was not committed is dropped, unless fm_options.commit_at_close asked for a commit;
+ * that commit's failure is -1, and everything up to the last successful one is kept in any case.
+ *
  * Returns   0, or -1 with errno: EIO or what fdatasync(2) gives: the data may not be on the device and
- *           the heap stays marked unclean; EBADF: not an open heap; EPERM: a forked child.
+ *           the heap stays marked unclean (atomic: the journal still has it); EBADF: not an open heap; EPERM:
+ *           a forked child.
  */
 FM_API int fm_close(fm_heap *heap);
 
 /* All stores made so far are on the device when this returns 0. -1 with errno EIO, ENOSPC, EDQUOT: they
- * may not be, and no later success makes up for it: the heap then stays marked unclean at close.
+ * may not be, and no later success makes up for it: the heap then stays marked unclean at close. In an atomic
+ * heap this is fm_commit().
  *
  * Threads   any thread; stores that race with it may or may not be included.
  */
 FM_API int fm_sync(fm_heap *heap);
+
+/* ---------------------------------------------------------------- committing (atomic heaps)
+ *
+ * A program changes its data in place. fm_commit() makes everything since the last commit durable, all of it or
+ * nothing; fm_rollback() takes everything since the last commit back, also allocations, frees and roots. Then
+ * pointers to what was allocated since are void. docs/atomic.md says how, and under which assumptions about
+ * the device.
+ *
+ * All functions of this group fail with EINVAL on a live heap, EROFS on one that is open for reading only, EBADF,
+ * EPERM as everywhere.
+ *
+ * Threads: a program with one thread needs no more than these two. With several, each thread puts every
+ * stretch in which it changes the heap, by allocating, freeing or storing, between fm_begin() and fm_end(); or
+ * the program sees to it by means of its own that nobody changes the heap while somebody commits.
+ */
+
+/* Make all changes since the last commit durable. Waits until no other thread is between fm_begin and fm_end;
+ * threads that ask together are served by one write. Nothing changed: 0 at once.
+ *
+ * Returns   0: the heap will be found with these changes after any crash from now on. Else -1 with errno
+ *             ENOSPC     the disk is full, the changes are neither committed nor lost: try again, or roll back
+ *             ENOMEM     the same for memory;  EFBIG  for RLIMIT_FSIZE
+ *             EIO        the device failed: whether the commit took place is known at the next opening.
+ *                        This handle is poisoned: commit, begin and rollback fail with EIO; reading goes on
+ *             EDEADLK    called between this thread's own fm_begin and fm_end
+ *             ECANCELED  fm_abort() was called: fm_rollback() first
+ * Threads   any. A thread that holds a lock which another thread takes inside its section deadlocks.
+ * Cost      one small synchronous write, beside what grows with the number of pages changed.
+ */
+FM_API int fm_commit(fm_heap *heap);
+
+/* Drop all changes since the last commit. Waits until no other thread is inside a section, and resets what all
+ * threads have cached of the heap.
+ *
+ * Returns   0, or -1 with errno EDEADLK, EIO as fm_commit, and ENOSPC: an earlier commit could not be brought
+ *           to its place yet. On -1 nothing has changed.
+ */
+FM_API int fm_rollback(fm_heap *heap);
+
+/* This thread is about to change the heap, and has done so. A commit or rollback of another thread happens before
+ * fm_begin returns or after fm_end. Sections nest: only the outermost counts. They do not exclude each other.
+ * A thread that ends inside a section aborts it.
+ *
+ * Returns   0, or -1 with errno EIO (fm_begin of an outermost section of a poisoned heap), ENOMEM, EINVAL
+ *           (fm_end without fm_begin).
+ */
+FM_API int fm_begin(fm_heap *heap);
+FM_API int fm_end(fm_heap *heap);
+
+/* End the thread's section, all its levels, leaving changes that must not be committed: fm_commit fails with
+ * ECANCELED until somebody calls fm_rollback. 0, or -1 with EINVAL outside of a section. */
+FM_API int fm_abort(fm_heap *heap);
+
+/* The `len` bytes at `addr` are about to be written. Writes are found without it; it opens pages for writing at
+ * once, which saves a page fault each. In a heap opened with FM_DECLARED it is an obligation: every byte
+ * written since the last commit (or rollback) must have been declared since then, by this or another thread, and
+ * a commit looks nowhere else. What the library itself stores needs no declaration.
+ *
+ * Writes that bypass this process's page tables (io_uring with registered buffers, O_DIRECT reads that are
+ * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit.
+ *
+ * Returns   0, or -1 with errno EINVAL (not inside this heap), ENOMEM.
+ */
+FM_API int fm_will_write(fm_heap *heap, const void *addr, size_t len);
+
+/* Write the heap's last commit into the new file `path`, as a heap with a UUID of its own, while this one goes
+ * on. It is on the device when this returns.
+ *
+ * Returns   0, or -1 with errno EEXIST (the path is taken), ENOSPC, EIO and what open(2) gives; then no file is
+ *           left.
+ * Threads   any; commits go on meanwhile, except for a bounded time.
+ */
+FM_API int fm_snapshot(fm_heap *heap, const char *path);
 
 /* ---------------------------------------------------------------- allocating */
 
@@ -132,7 +231,7 @@ FM_API int fm_sync(fm_heap *heap);
  *
  * Returns   the address, or NULL with errno ENOMEM (max_size, the disk or address space is full; the heap
  *           works on), EROFS (FM_RDONLY), EBADF (not an open heap), EPERM (a forked child), EINVAL.
- * Durable   at once against a killed process.
+ * Durable   live heap: at once against a killed process. Atomic heap: with the next fm_commit().
  * Threads   any thread; not async-signal-safe.
  * Cost      no lock and no system call while the thread has a free slot of the size class at hand.
  */
@@ -166,7 +265,8 @@ FM_API char *fm_strndup(fm_heap *heap, const char *s, size_t n);
  * inside an object, foreign) changes nothing, is reported to the misuse handler, and is -1 with EINVAL.
  * EROFS, EPERM as fm_malloc. Contents stay as they are; nothing is written into freed memory.
  *
- * Durable   at once against a killed process. Unlink an object before freeing it.
+ * Durable   live heap: at once against a killed process. Atomic heap: with the next fm_commit(). Unlink an
+ *           object before freeing it.
  * Threads   any thread, also one that did not allocate it.
  * Cost      no lock and no system call for objects up to 448 KiB that the thread's own slabs hold.
  */
@@ -311,6 +411,23 @@ struct fm_statistics {
 	uint64_t slab_bytes;    /* in slabs, free slots included */
 	uint64_t remote_frees;  /* slots freed by other threads and not yet collected */
 	uint64_t generation;    /* counts openings for writing */
+	/* of atomic heaps; the counts begin at opening */
+	uint64_t is_atomic;     /* 1: yes, 0: a live heap */
+	uint64_t commits;       /* that were written; calls of fm_commit that shared one count once */
+	uint64_t commit_calls;  /* that returned 0 */
+	uint64_t rollbacks;
+	uint64_t pages_found;   /* that were written since the commit before, summed over all commits */
+	uint64_t pages_changed; /* those among them that differ from the commit before */
+	uint64_t journal_bytes; /* written into the journal */
+	uint64_t applied_bytes; /* written to their places */
+	uint64_t journal_size;  /* bytes that the journal takes in the file now */
+	uint64_t flushes;       /* synchronous writes and syncs: of commits, */
+	uint64_t growth_flushes;     /* because the file or the journal grew, */
+	uint64_t checkpoint_flushes; /* and of checkpoints */
+	uint64_t checkpoints;
+	uint64_t waits;         /* commits that had to wait for room in the journal */
+	uint64_t kept_bytes;    /* in private pages that are kept */
+	uint64_t tracking;      /* how written pages are found: 1 userfaultfd, 2 mprotect, 3 pagemap, 4 declared */
 };
 
 /* Fill `*stats`. 0, or -1 with errno. Reads all of the heap's metadata. Other threads may go on; counts
