@@ -153,6 +153,8 @@ void directory_scan(struct heap *heap)
 
 enum segment_state segment_state(const struct heap *heap, uint64_t segment_no)
 {
+	if (unlikely(heap->store.reserved_extents) && store_is_journal(&heap->store, segment_no))
+		return SEG_JOURNAL;
 	if (segment_no > directory_last(heap) || segment_no >= heap->covered)
 		return SEG_FREE;
 	return heap->segments[segment_no].state;
@@ -167,7 +169,7 @@ static uint64_t find_free(const struct heap *heap, uint64_t from, uint64_t n)
 	if (n > heap->segments_max)
 		return 0;
 	for (uint64_t s = from; s < heap->segments_max; s++) {
-		if (s > last) {
+		if (s > last && !heap->store.reserved_extents) {
 			/* all free from here on */
 			uint64_t first = s - have;
 

@@ -2,7 +2,9 @@
 #include "heap.h"
 
 #include "../base/status.h"
+#include "../store/atomic.h"
 #include "backing.h"
+#include "commit.h"
 #include "directory.h"
 #include "owner.h"
 #include "recover.h"
@@ -108,6 +110,8 @@ static int take_into_use(struct heap *heap)
 		return 0;
 	if (!store->created && (store->is_moved || store_has_lost_blocks(store)) && backing_restore(heap))
 		return -1;
+	if (store->is_atomic)
+		return 0;
 	if (store_mark_dirty(store))
 		return -1;
 	store_record_blocks(store);
@@ -123,6 +127,9 @@ static int judge(struct store *store, const struct store_request *request)
 	store->is_ragged = store->size % UNIT_SIZE != 0;
 	store->size = round_down(store->size, UNIT_SIZE);
 	store_judge(store);
+	/* of an atomic heap a crash leaves nothing unclean that its journal does not mend */
+	if (store->is_atomic)
+		store->is_unclean = false;
 	if (!store->is_unclean)
 		return 0;
 	if (!request->recover)
@@ -132,6 +139,28 @@ static int judge(struct store *store, const struct store_request *request)
 	if (request->read_only)
 		return fail(EUCLEAN, "the heap needs repair, which a read-only opening can't do");
 	return 0;
+}
+
+/* Before an atomic heap is mapped: the file is at its last commit, and a new generation may begin. */
+static int bring_to_commit(struct store *store, const struct store_request *request)
+{
+	if (!store->created && !request->read_only) {
+		/* the entry may be known to this boot's cache alone */
+		int r = request->path && store->super.rec.generation <= 1 ? store_sync_folder(request->path) : 0;
+
+		if (r)
+			return fail(-r, "syncing the folder of %s:", request->path);
+		if (recover_atomic(store))
+			return -1;
+	}
+	store_reserve_journal(store);
+	return 0;
+}
+
+static int begin_commits(struct heap *heap, const struct store_request *request)
+{
+	gate_init(&heap->gate);
+	return atomic_open(&heap->store, request, request->track);
 }
 
 int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive)
@@ -147,10 +176,17 @@ int heap_open(struct heap *heap, const struct store_request *request, const uint
 	heap->alive = alive;
 	if (judge(&heap->store, request))
 		goto close;
+	if (!heap->store.created && heap->store.is_atomic != request->atomic &&
+	    store_convert(&heap->store, request->atomic))
+		goto close;
+	if (heap->store.is_atomic && bring_to_commit(&heap->store, request))
+		goto close;
 	if (!heap->store.created &&
 	    store_map(&heap->store, request->fixed, request->address_space, request->max_size))
 		goto close;
-	if (take_into_use(heap))
+	if (heap->store.is_atomic && request->read_only && recover_into_memory(&heap->store))
+		goto unmap;
+	if (take_into_use(heap) || (heap->store.is_atomic && !request->read_only && begin_commits(heap, request)))
 		goto unmap;
 	heap->pub.fd = heap->store.fd;
 	heap->pub.mem = heap->store.base;
@@ -168,10 +204,39 @@ close:
 	return -1;
 }
 
-int heap_close(struct heap *heap)
+/* The end of an atomic heap: what was committed is at its place, and space that it does not use is given back. */
+static int close_atomic(struct heap *heap)
 {
-	int r = 0, saved;
+	struct atomic *atomic = heap->store.atomic;
+	int r = atomic->commits_at_close ? heap_commit(heap) : 0;
+	int saved = errno;
+	int finished;
 
+	gate_take(&heap->gate);
+	finished = atomic_finish(atomic);
+	if (finished)
+		saved = errno;
+	owner_lock_membership();
+	heap_lock(heap);
+	tcache_discard_all(heap);
+	/* the blocks of what only dropped changes used, and of what the commit freed */
+	if (!finished && atomic_drop_changes(atomic) == 0 && heap_reset(heap) == 0) {
+		directory_scan(heap);
+		backing_trim(heap);
+		backing_punch_free(heap, PUNCH_AT_LEAST);
+	}
+	store_release(&heap->is_open, 0);
+	heap_unlock(heap);
+	owner_unlock_membership();
+	gate_give(&heap->gate);
+	atomic_close(&heap->store);
+	gate_destroy(&heap->gate);
+	errno = saved;
+	return r || finished ? -1 : 0;
+}
+
+static int close_live(struct heap *heap)
+{
 	owner_lock_membership();
 	heap_lock(heap);
 	tcache_leave_all(heap);
@@ -184,8 +249,14 @@ int heap_close(struct heap *heap)
 	heap_unlock(heap);
 	owner_unlock_membership();
 	/* a heap at rest is marked clean already, but its objects may have been stored to since */
-	r = heap->rests ? store_sync(&heap->store) : store_mark_clean(&heap->store);
-	saved = errno;
+	return heap->rests ? store_sync(&heap->store) : store_mark_clean(&heap->store);
+}
+
+int heap_close(struct heap *heap)
+{
+	int r = heap->store.atomic ? close_atomic(heap) : close_live(heap);
+	int saved = errno;
+
 	heap->pub.mem = NULL;
 	heap->pub.fd = -1;
 	free_tables(heap);
@@ -201,7 +272,8 @@ int heap_rest(struct heap *heap)
 {
 	int r;
 
-	if (!heap_may_write(heap) || !owner_try_membership())
+	/* what an atomic heap has not committed is dropped, whatever ends the process */
+	if (heap->store.is_atomic || !heap_may_write(heap) || !owner_try_membership())
 		return 0;
 	/* exit() in a signal handler may have interrupted the holder */
 	if (pthread_mutex_trylock(&heap->lock)) {

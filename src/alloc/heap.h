@@ -25,6 +25,7 @@
 #include "../store/store.h"
 #include "../store/truth.h"
 #include "classes.h"
+#include "gate.h"
 
 #include <pthread.h>
 
@@ -76,6 +77,7 @@ enum segment_state {
 	SEG_HUGE,
 	SEG_INTERIOR,
 	SEG_DIRECTORY,
+	SEG_JOURNAL,  /* the journal has it, whatever the directory says */
 	SEG_DAMAGED,  /* says something impossible: nothing is allocated or freed in it */
 };
 
@@ -117,6 +119,8 @@ struct heap {
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
 	struct unit *unowned[CLASSES]; /* slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
+	struct gate gate;           /* of an atomic heap */
+	uint64_t commit_calls;      /* atomic */
 };
 
 static inline struct heap *heap_of_handle(const fm_heap *handle)

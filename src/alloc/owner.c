@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "owner.h"
 
+#include "commit.h"
 #include "pool.h"
 
 #include <string.h>
@@ -347,6 +348,15 @@ static void thread_exit(void *arg)
 
 	if (thread_current != thread)
 		return; /* a child: the parent's thread, wiped */
+	for (unsigned i = 0; i < HEAPS_MAX; i++) {
+		struct tcache *tcache = thread->cache[i];
+
+		/* before membership is taken, for which whoever waits for the section's end may hold */
+		if (tcache && tcache->section_heap && tcache->section_heap->serial == tcache->section_serial)
+			heap_section_abandoned(tcache->section_heap);
+		if (tcache)
+			tcache->section_heap = NULL;
+	}
 	pthread_mutex_lock(&membership);
 	for (unsigned i = 0; i < HEAPS_MAX; i++) {
 		struct tcache *tcache = thread->cache[i];
@@ -443,6 +453,19 @@ static void pass_on(struct heap *heap, struct unit *slab)
 		inbox_push(owner, slab);
 }
 
+static void unlink_cache(struct tcache *tcache)
+{
+	if (tcache->heap_prev)
+		tcache->heap_prev->heap_next = tcache->heap_next;
+	else
+		tcache->heap->caches = tcache->heap_next;
+	if (tcache->heap_next)
+		tcache->heap_next->heap_prev = tcache->heap_prev;
+	/* all but the inbox and its generation, which outlive the stay */
+	memset(tcache, 0, offsetof(struct tcache, inbox));
+	tcache->heap_next = tcache->heap_prev = NULL;
+}
+
 void tcache_leave(struct tcache *tcache)
 {
 	struct heap *heap = tcache->heap;
@@ -466,15 +489,18 @@ void tcache_leave(struct tcache *tcache)
 		head = (uint64_t)(uintptr_t)slab->inbox_next;
 		pass_on(heap, slab);
 	}
-	if (tcache->heap_prev)
-		tcache->heap_prev->heap_next = tcache->heap_next;
-	else
-		heap->caches = tcache->heap_next;
-	if (tcache->heap_next)
-		tcache->heap_next->heap_prev = tcache->heap_prev;
-	/* all but the inbox and its generation, which outlive the stay */
-	memset(tcache, 0, offsetof(struct tcache, inbox));
-	tcache->heap_next = tcache->heap_prev = NULL;
+	unlink_cache(tcache);
+}
+
+void tcache_discard_all(struct heap *heap)
+{
+	while (heap->caches) {
+		struct tcache *tcache = heap->caches;
+		uint64_t generation = (tcache->id >> GENERATION_SHIFT) + 1;
+
+		store_seq(&tcache->inbox, generation << GENERATION_SHIFT);
+		unlink_cache(tcache);
+	}
 }
 
 void tcache_leave_all(struct heap *heap)

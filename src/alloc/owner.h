@@ -60,6 +60,10 @@ struct tcache {
 	struct tcache *heap_next, *heap_prev; /* heap->caches */
 	struct thread *thread;
 	struct tcache *pool_next;
+	/* the thread's section of an atomic heap; outlives a rollback (commit.h) */
+	struct heap *section_heap;     /* NULL: in none */
+	uint64_t section_serial;       /* of that opening of the heap */
+	uint64_t section_depth;
 };
 
 struct thread {
@@ -92,6 +96,9 @@ void owner_unlock_membership(void);
 
 /* All caches of the heap do; at closing, when no other thread may use it. Needs membership and heap->lock. */
 void tcache_leave_all(struct heap *heap);
+
+/* All caches forget the heap, and what they own in it: it is not what it was. Needs membership and heap->lock. */
+void tcache_discard_all(struct heap *heap);
 
 /* Take a slot of `window`, which has one. Keeps S1, S2. */
 static inline void *window_take(struct window *window)

@@ -8,8 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER)
-#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK)
+#define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER | FM_ATOMIC | FM_CONVERT | \
+	FM_DECLARED)
+#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK | FM_NO_CHECKPOINT)
 
 /* The caller's options, with zeros for what its version of the struct does not have. */
 static int read_options(struct fm_options *out, const struct fm_options *in)
@@ -20,7 +21,8 @@ static int read_options(struct fm_options *out, const struct fm_options *in)
 	if (in->size < sizeof(in->size))
 		return fail(EINVAL, "fm_options.size is not set");
 	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
-	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0)
+	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0 ||
+	    (out->sector != 0 && out->sector != 64 && out->sector != 512 && out->sector != 4096))
 		return fail(EINVAL, "fm_options has a value that this version does not know");
 	return 0;
 }
@@ -43,6 +45,10 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 		.fixed = flags & FM_FIXED,
 		.wait = flags & FM_WAIT,
 		.recover = flags & FM_RECOVER || recover_by_environment(),
+		.atomic = flags & FM_ATOMIC,
+		.convert = flags & FM_CONVERT,
+		.declared = flags & FM_DECLARED,
+		.track = getenv("FMALLOC_TRACK"),
 	};
 	struct fm_options given;
 	struct heap *heap;
@@ -53,6 +59,10 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 		return fail(EINVAL, "flags 0x%x are not known", flags & ~ALL_FLAGS), NULL;
 	if (flags & FM_EXCL && (!(flags & FM_CREATE) || !path))
 		return fail(EINVAL, "FM_EXCL goes with FM_CREATE and a path"), NULL;
+	if (flags & FM_RDONLY && flags & FM_CONVERT)
+		return fail(EINVAL, "FM_RDONLY and FM_CONVERT exclude each other"), NULL;
+	if (flags & FM_DECLARED && !(flags & FM_ATOMIC))
+		return fail(EINVAL, "FM_DECLARED goes with FM_ATOMIC"), NULL;
 	if (flags & FM_RDONLY && flags & FM_CREATE)
 		return fail(EINVAL, "FM_RDONLY and FM_CREATE exclude each other"), NULL;
 	if (read_options(&given, options))
@@ -61,6 +71,11 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	request.address_space = given.address_space;
 	request.mode = given.mode;
 	request.wait_ms = given.wait_ms;
+	request.sector = given.sector;
+	request.commit_at_close = given.commit_at_close;
+	request.journal_max = given.journal_max;
+	request.keep_max = given.keep_max;
+	request.no_thread = given.disable & FM_NO_CHECKPOINT;
 	if (process_prepare(given.disable))
 		return NULL;
 	heap = registry_take(&alive);
@@ -137,6 +152,8 @@ int fm_sync(fm_heap *handle)
 		return -1;
 	if (heap->read_only)
 		return 0;
+	if (heap->store.is_atomic)
+		return fm_commit(handle);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = store_sync(&heap->store);
 	pthread_setcancelstate(cancel, NULL);

@@ -3,6 +3,7 @@
 
 #include "../alloc/pool.h"
 #include "../base/status.h"
+#include "../store/journal.h"
 #include "misuse.h"
 #include "registry.h"
 
@@ -70,6 +71,6 @@ static void rest(struct heap *heap)
  * still running it stays marked: they may be storing. */
 __attribute__((destructor(101))) static void at_exit(void)
 {
-	if (registry_first() && os->thread_count() == 1)
+	if (registry_first() && os->thread_count() == 1 + (int)checkpoint_threads())
 		registry_each(rest);
 }

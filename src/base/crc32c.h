@@ -10,4 +10,7 @@
 
 uint32_t crc32c(const void *data, size_t len_bytes);
 
+/* The checksum of what `crc` is the checksum of, followed by `data`. */
+uint32_t crc32c_extend(uint32_t crc, const void *data, size_t len_bytes);
+
 #endif

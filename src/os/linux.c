@@ -3,7 +3,7 @@
  * The table of system calls on Linux.
  */
 #define _GNU_SOURCE
-#include "os.h"
+#include "linux_track.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -335,6 +335,22 @@ static int linux_reserve_file(int fd, void *at, bool replace, uint64_t len, void
 	return 0;
 }
 
+static int linux_clone(int from, int to)
+{
+	return result_of(ioctl(to, FICLONE, from));
+}
+
+static int linux_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	/* NORESERVE: what is written is copied page by page, and is not the whole reservation */
+	void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | (replace ? MAP_FIXED : 0), fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
 static int linux_reserve_memory(uint64_t len, void **result)
 {
 	void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -363,6 +379,7 @@ static int linux_advise(void *at, uint64_t len, enum os_advice advice)
 		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
 		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
 		[OS_DONT_DUMP] = MADV_DONTDUMP,
+		[OS_DROP] = MADV_DONTNEED,
 	};
 
 	return result_of(madvise(at, len, value[advice]));
@@ -473,11 +490,19 @@ const struct os_calls os_linux = {
 	.punch = linux_punch,
 	.truncate = linux_truncate,
 	.next_data = linux_next_data,
+	.clone = linux_clone,
 	.reserve_file = linux_reserve_file,
+	.reserve_private = linux_reserve_private,
 	.reserve_memory = linux_reserve_memory,
 	.protect = linux_protect,
 	.unmap = linux_unmap,
 	.advise = linux_advise,
+	.watch = track_watch,
+	.pagemap = track_pagemap,
+	.scan = track_scan,
+	.private_pages = track_private_pages,
+	.on_fault = track_on_fault,
+	.memory_limit = track_memory_limit,
 	.boot_id = linux_boot_id,
 	.random = linux_random,
 	.file_size_limit = linux_file_size_limit,

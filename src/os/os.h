@@ -28,7 +28,22 @@ struct os_stat {
 	bool is_regular;
 };
 
-enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP };
+enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP, OS_DROP };
+
+/* Pages [start, end) by address. */
+struct os_range {
+	uint64_t start, end;
+};
+
+/* Which pages a scan finds, of those that are private copies (or are swapped out). */
+enum os_scan {
+	OS_SCAN_WRITTEN,      /* written since they were found last; from now on they count as not written */
+	OS_SCAN_NOT_WRITTEN,  /* the others; nothing changes */
+};
+
+/* A store into a page that os->protect() made read-only. True: the page can be written now, try again. Called in
+ * a signal handler. */
+typedef bool os_fault_handler(void *addr);
 
 struct os_calls {
 	/* Files. Descriptors are close-on-exec and above 2. */
@@ -60,16 +75,30 @@ struct os_calls {
 	int (*punch)(int fd, uint64_t off, uint64_t len);
 	int (*truncate)(int fd, uint64_t size);
 	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */
+	int (*clone)(int from, int to);                                /* all of the file, by sharing its blocks */
 
 	/* Memory. `at` is a hint, the result may lie elsewhere; with `replace` it is where the caller has a
 	 * reservation that this one takes the place of. */
 	int (*reserve_file)(int fd, void *at, bool replace, uint64_t len, void **result); /* shared, PROT_NONE */
+	int (*reserve_private)(int fd, void *at, bool replace, uint64_t len, void **result); /* copy on write, PROT_NONE */
 	int (*reserve_memory)(uint64_t len, void **result);                   /* anonymous, PROT_NONE */
 	int (*protect)(void *at, uint64_t len, bool readable, bool writable);
 	int (*unmap)(void *at, uint64_t len);
 	int (*advise)(void *at, uint64_t len, enum os_advice advice);
 
+	/* Finding written pages of a private file mapping (linux_track.c). */
+	int (*watch)(void *at, uint64_t len);                          /* fd: stores into the range are noted from now
+	                                                                  on; as long as it is open */
+	int (*pagemap)(void);                                          /* fd for the next two */
+	int (*scan)(int fd, enum os_scan what, uint64_t *from, uint64_t to, struct os_range *found,
+	            unsigned n);                                       /* how many were found; *from is moved to
+	                                                                  where the scan ended */
+	int (*private_pages)(int fd, uint64_t from, unsigned n, uint8_t *is_private); /* a byte for each page */
+	int (*on_fault)(os_fault_handler *handler);                    /* once a process; others' faults go on to
+	                                                                  whoever had the signal before */
+
 	/* The machine. */
+	uint64_t (*memory_limit)(void);                                /* bytes this process may use */
 	int (*boot_id)(uint8_t id[16]);
 	int (*random)(void *buf, size_t len);
 	uint64_t (*file_size_limit)(void);                             /* RLIMIT_FSIZE in bytes: a write or an

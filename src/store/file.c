@@ -100,18 +100,24 @@ static int is_all_zero(int fd, uint64_t size)
 	return 1;
 }
 
+/* Written once, the extent is overwritten in place: a synchronous write into an unwritten one costs double. */
+static int zero_journal(const struct store *store)
+{
+	static uint8_t zeros[FIRST_JOURNAL_LEN];
+
+	return os->pwrite_full(store->fd, zeros, sizeof(zeros), FIRST_JOURNAL_OFF);
+}
+
 /* Turn the locked, all-zero file into an empty heap: everything but the superblock, which comes last. */
 static int make_heap(struct store *store, const struct store_request *request)
 {
 	struct super_rec rec;
-	uint8_t uuid[16], boot_id[16];
+	uint8_t uuid[16];
 	uint64_t size = max_u64(round_up(min_u64(store->size, UINT64_MAX / 2), UNIT_SIZE), HEAP_MIN_SIZE);
 	int r = os->random(uuid, sizeof(uuid));
 
 	if (r)
 		return fail(-r, "getrandom:");
-	if (os->boot_id(boot_id))
-		memset(boot_id, 0, sizeof(boot_id));
 	if (request->max_size && request->max_size < HEAP_MIN_SIZE)
 		return fail(EINVAL, "max_size is less than the %d KiB of an empty heap", (int)(HEAP_MIN_SIZE / KIB));
 	if (size > os->file_size_limit())
@@ -126,15 +132,16 @@ static int make_heap(struct store *store, const struct store_request *request)
 		return fail(-r, "allocating the first blocks of %s:", name_of(request));
 	store->size = size;
 	super_init(&rec, uuid);
-	rec.state = SUPER_DIRTY;
-	memcpy(rec.boot_id, boot_id, 16);
-	rec.dev = store->id.dev;
-	rec.ino = store->id.ino;
-	rec.birth_sec = store->id.birth_sec;
-	rec.birth_nsec = store->id.birth_nsec;
+	store_stamp(store, &rec);
+	if (store->is_atomic) {
+		rec.kind = SUPER_ATOMIC;
+		rec.journal_oldest = 1;
+	}
 	if (store_map_new(store, &rec, request->address_space, request->max_size))
 		return -1;
 	r = store_back(store, 0, HEAP_MIN_SIZE);
+	if (!r && store->is_atomic)
+		r = zero_journal(store);
 	if (!r)
 		r = os->sync(store->fd);
 	super_seal(&rec);
@@ -189,18 +196,25 @@ static int create_descriptors(struct store *store, const struct store_request *r
 	return r ? fail(-r, "creating %s:", request->path) : 0;
 }
 
+int store_sync_folder(const char *path)
+{
+	char dir[PATH_MAX];
+	int r = folder_of(path, dir) ? -ENAMETOOLONG : os->sync_dir(dir);
+
+	/* a folder that can't be read, or a file system that can't sync folders: nothing to be done */
+	return r == -EACCES || r == -EPERM || r == -EINVAL || r == -EOPNOTSUPP ? 0 : r;
+}
+
 /* Give the finished heap its name. 0, -EEXIST, or what else went wrong. */
-static int publish(struct store *store, const struct store_request *request, const char *dir,
-                   const char *temporary)
+static int publish(struct store *store, const struct store_request *request, const char *temporary)
 {
 	int r = *temporary ? os->link_named(temporary, request->path)
 	                   : os->link_unnamed(store->fd, request->path);
 
 	if (r)
 		return r;
-	r = os->sync_dir(dir);
-	/* a folder that can't be read, or a file system that can't sync folders: nothing to be done */
-	if (r == 0 || r == -EACCES || r == -EPERM || r == -EINVAL || r == -EOPNOTSUPP)
+	r = store_sync_folder(request->path);
+	if (r == 0)
 		return 0;
 	os->unlink(request->path);
 	return r;
@@ -227,7 +241,7 @@ static int create_file(struct store *store, const struct store_request *request)
 	/* locked before it has a name: nobody can come in between */
 	if (lock_file(store->lock_fd, request) || make_heap(store, request))
 		goto undo;
-	r = publish(store, request, dir, temporary);
+	r = publish(store, request, temporary);
 	if (!r)
 		return 0;
 	store_unmap(store);
@@ -331,8 +345,11 @@ static int take_file(struct store *store, const struct store_request *request)
 	default:
 		return fail(EILSEQ, "%s is not a heap; it is left as it is", name_of(request));
 	}
-	if (store->super.rec.kind != SUPER_LIVE)
-		return fail(ENOTSUP, "%s is an atomic heap; this version opens live heaps only", name_of(request));
+	store->is_atomic = store->super.rec.kind == SUPER_ATOMIC;
+	if (store->is_atomic != request->atomic && !request->convert)
+		return fail(EPROTOTYPE, "%s is %s; FM_CONVERT would change that", name_of(request),
+		            store->is_atomic ? "an atomic heap, to be opened with FM_ATOMIC"
+		                             : "a live heap, to be opened without FM_ATOMIC");
 	if (store->super.rec.ro_compat & ~SUPER_RO_COMPAT && !request->read_only)
 		return fail(ENOTSUP, "%s has features this library may only read: use FM_RDONLY", name_of(request));
 	return 0;
@@ -350,6 +367,7 @@ int store_open_file(struct store *out, const struct store_request *request)
 		memset(&store, 0, sizeof(store));
 		store.fd = store.lock_fd = -1;
 		store.read_only = request->read_only;
+		store.is_atomic = request->atomic;
 		if (request->exclusive) {
 			struct os_stat st;
 

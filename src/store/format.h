@@ -84,7 +84,8 @@ struct super_rec {
 	uint32_t birth_nsec;        /* 120 */
 	uint32_t reserved_1;        /* 124: 0 */
 	struct extent_rec journal[JOURNAL_EXTENTS]; /* 128 */
-	uint8_t reserved_2[252];    /* 256: 0 */
+	uint64_t journal_oldest;    /* 256: atomic: the oldest commit of this generation whose record is still needed */
+	uint8_t reserved_2[244];    /* 264: 0 */
 	uint32_t checksum;          /* 508: CRC-32C of bytes 0..507 */
 };
 
@@ -95,6 +96,7 @@ static_assert(offsetof(struct super_rec, generation) == 64, "format");
 static_assert(offsetof(struct super_rec, boot_id) == 80, "format");
 static_assert(offsetof(struct super_rec, birth_nsec) == 120, "format");
 static_assert(offsetof(struct super_rec, journal) == 128, "format");
+static_assert(offsetof(struct super_rec, journal_oldest) == 256, "format");
 static_assert(offsetof(struct super_rec, checksum) == 508, "format");
 
 /* ------------------------------------------------------------------ truth page */
@@ -246,6 +248,63 @@ static inline uint64_t metadata_off(uint64_t segment_no)
 static inline unsigned pair_colour(uint64_t segment_no, unsigned unit)
 {
 	return 4 * ((unit + (unsigned)segment_no) & 15);
+}
+
+/* ------------------------------------------------------------------ journal of an atomic heap
+ *
+ * A record begins at a multiple of 4 KiB in a journal extent and lies in one extent: the header, `entries`
+ * entries, zeros up to `len`. An entry is a word (offset << 16 | length) and, behind it, `length` bytes that
+ * belong at `offset`; both are multiples of 8. A commit is one record of kind RECORD_COMMIT, or a chain: records of
+ * kind RECORD_PART with rising sequences, and one of kind RECORD_COMMIT that names the first of them.
+ */
+#define RECORD_MAGIC "\x89" "fmrec\r\n"
+#define RECORD_ALIGN LENGTH_PAGE
+
+enum record_kind { RECORD_PART = 1, RECORD_COMMIT = 2 };
+
+struct record_rec {
+	uint8_t magic[8];        /*   0 */
+	uint8_t uuid[16];        /*   8: of the heap */
+	uint64_t generation;     /*  24: of the superblock under which it was written */
+	uint64_t sequence;       /*  32: rises by one with each record of a generation */
+	uint64_t commit;         /*  40: number of the commit; rises by one with each commit of a generation */
+	uint64_t oldest;         /*  48: the oldest commit whose record is still needed */
+	uint64_t position;       /*  56: where in the file the record lies */
+	uint64_t len;            /*  64: bytes, a multiple of RECORD_ALIGN */
+	uint64_t used;           /*  72: bytes up to the end of the last entry */
+	uint64_t file_size;      /*  80: all entries lie below */
+	uint64_t first;          /*  88: RECORD_COMMIT: sequence of the commit's first record, its own if alone */
+	uint32_t kind;           /*  96: enum record_kind */
+	uint32_t entries;        /* 100 */
+	uint32_t chain_checksum; /* 104: RECORD_COMMIT: CRC-32C of the checksums of the parts, 0 if alone */
+	uint8_t reserved[16];    /* 108: 0 */
+	uint32_t checksum;       /* 124: CRC-32C of bytes 0..123 and of the entries, 128..used - 1 */
+};
+
+static_assert(sizeof(struct record_rec) == 128, "format");
+static_assert(offsetof(struct record_rec, len) == 64, "format");
+static_assert(offsetof(struct record_rec, first) == 88, "format");
+static_assert(offsetof(struct record_rec, checksum) == 124, "format");
+
+/* Bytes that the library gives a record at most; longer commits are chains. */
+#define RECORD_MAX (8 * UINT64_C(1048576))
+
+/* The longest entry: what 16 bits hold, in whole lines. */
+#define ENTRY_MAX UINT64_C(65472)
+
+static inline uint64_t entry_word(uint64_t off, uint64_t len)
+{
+	return off << 16 | len;
+}
+
+static inline uint64_t entry_off(uint64_t word)
+{
+	return word >> 16;
+}
+
+static inline uint64_t entry_len(uint64_t word)
+{
+	return word & 0xffff;
 }
 
 /* ------------------------------------------------------------------ roots

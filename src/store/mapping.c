@@ -59,11 +59,18 @@ static void use_reservation(struct store *store, void *base, uint64_t reserved, 
 		store->max_size = max_u64(round_down(max_size, UNIT_SIZE), store->size);
 }
 
+/* A live heap's stores are the file's; an atomic heap's are the process's own until they are committed. */
+static int reserve(const struct store *store, void *at, bool replace, uint64_t len, void **result)
+{
+	return store->is_atomic ? os->reserve_private(store->fd, at, replace, len, result)
+	                        : os->reserve_file(store->fd, at, replace, len, result);
+}
+
 /* Reserve `len` bytes exactly at `at`. -EEXIST if something else is there. */
 static int reserve_at(struct store *store, uint64_t at, uint64_t len)
 {
 	void *result;
-	int r = os->reserve_file(store->fd, (void *)(uintptr_t)at, false, len, &result);
+	int r = reserve(store, (void *)(uintptr_t)at, false, len, &result);
 
 	if (r)
 		return r;
@@ -88,7 +95,7 @@ static int reserve_anywhere(struct store *store, uint64_t len, void **base)
 	if (skip)
 		os->unmap(space, skip);
 	os->unmap(space + skip + len, SEGMENT_SIZE - skip);
-	r = os->reserve_file(store->fd, space + skip, true, len, base);
+	r = reserve(store, space + skip, true, len, base);
 	if (r)
 		os->unmap(space + skip, len);
 	return r;

@@ -40,6 +40,18 @@ void store_judge(struct store *store)
 		store->is_unclean = store->is_moved || !is_this_boot(store);
 }
 
+void store_stamp(const struct store *store, struct super_rec *rec)
+{
+	rec->state = SUPER_DIRTY;
+	rec->dev = store->id.dev;
+	rec->ino = store->id.ino;
+	rec->birth_sec = store->id.birth_sec;
+	rec->birth_nsec = store->id.birth_nsec;
+	/* without a boot id the mark matches no boot: unclean at the next opening, which is safe */
+	if (os->boot_id(rec->boot_id))
+		memset(rec->boot_id, 0, sizeof(rec->boot_id));
+}
+
 int store_mark_dirty(struct store *store)
 {
 	struct truth_page_rec *truth = store_truth(store);
@@ -51,15 +63,8 @@ int store_mark_dirty(struct store *store)
 		store->is_marked = true;
 		return 0;
 	}
-	next.state = SUPER_DIRTY;
 	next.generation++;
-	next.dev = store->id.dev;
-	next.ino = store->id.ino;
-	next.birth_sec = store->id.birth_sec;
-	next.birth_nsec = store->id.birth_nsec;
-	/* without a boot id the mark matches no boot: unclean at the next opening, which is safe */
-	if (os->boot_id(next.boot_id))
-		memset(next.boot_id, 0, sizeof(next.boot_id));
+	store_stamp(store, &next);
 	r = super_write(store->fd, &store->super, &next);
 	if (r) {
 		/* the error of an earlier write may have been reported to this one */

@@ -5,7 +5,7 @@
  */
 #include "../base/atomics.h"
 #include "../base/bits.h"
-#include "store.h"
+#include "atomic.h"
 #include "truth.h"
 
 #include <errno.h>
@@ -62,6 +62,9 @@ void store_record_blocks(struct store *store)
 {
 	struct os_stat st;
 
+	/* an atomic heap's page of truth changes by commits only, and a commit can't fail for lack of a block */
+	if (store->is_atomic)
+		return;
 	/* a restoration that failed for lack of space must be tried again at the next opening */
 	if (!store->is_restoring && os->stat_fd(store->fd, &st) == 0)
 		truth_store(&store_truth(store)->backed_blocks, st.blocks);
@@ -71,7 +74,15 @@ bool store_has_lost_blocks(struct store *store)
 {
 	struct os_stat st;
 
+	if (store->is_atomic)
+		return false;
 	return os->stat_fd(store->fd, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
+}
+
+/* What failed half-way is cut off: nothing of it was handed out. The journal may lie behind it. */
+static void undo_extension(struct store *store)
+{
+	os->truncate(store->fd, store->is_atomic ? max_u64(store->size, store->end) : store->size);
 }
 
 int store_extend(struct store *store, uint64_t size)
@@ -83,14 +94,12 @@ int store_extend(struct store *store, uint64_t size)
 	if (size > store->max_size)
 		return -EFBIG;
 	r = allocate(store, store->size, size - store->size);
+	if (!r)
+		r = os->protect(store->base + store->size, size - store->size, true, true);
+	if (!r && store->atomic)
+		r = atomic_extended(store, size);
 	if (r) {
-		/* a part may have been allocated: cut it off, nothing of it was handed out */
-		os->truncate(store->fd, store->size);
-		return r;
-	}
-	r = os->protect(store->base + store->size, size - store->size, true, true);
-	if (r) {
-		os->truncate(store->fd, store->size);
+		undo_extension(store);
 		return r;
 	}
 	store_release(&store->size, size); /* pairs with readers that check an address against it */
@@ -117,6 +126,9 @@ int store_truncate(struct store *store, uint64_t size)
 	uint64_t old = store->size;
 	int r;
 
+	/* the journal stays */
+	for (unsigned i = 0; store->is_atomic && i < JOURNAL_EXTENTS; i++)
+		size = max_u64(size, store->super.rec.journal[i].off + store->super.rec.journal[i].len);
 	if (size >= old)
 		return 0;
 	/* no access beyond the end while it moves */

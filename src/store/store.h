@@ -14,11 +14,20 @@ struct store_request {
 	const char *path;       /* NULL: `fd` is meant */
 	int fd;
 	bool create, exclusive, read_only, fixed, wait, recover;
+	bool atomic, convert, declared;
 	uint64_t max_size;      /* bytes, 0: no limit of its own */
 	uint64_t address_space; /* bytes, 0: the default */
 	mode_t mode;
 	int wait_ms;            /* 0: no limit */
+	/* of an atomic heap */
+	unsigned sector;        /* 64, 512 or 4096 */
+	bool commit_at_close, no_thread;
+	const char *track;      /* how written pages are found; NULL: the best way */
+	uint64_t journal_max, keep_max; /* 0: the defaults */
 };
+
+/* Places that extents of the journal have taken since opening. */
+#define RESERVED_EXTENTS 32
 
 struct store {
 	int fd;             /* for reading, writing and mapping */
@@ -33,12 +42,17 @@ struct store {
 	bool is_restoring;  /* used parts are being backed: blocks are not recorded until all are */
 	bool unshares;      /* blocks may be shared with another file: backing takes blocks of our own */
 	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
+	bool is_atomic;     /* of kind SUPER_ATOMIC: mapped copy on write */
+	struct atomic *atomic; /* of an atomic heap open for writing; else NULL */
 	struct os_file_id id;
 	struct super super;
 	uint8_t *base;      /* SEGMENT_SIZE-aligned */
 	uint64_t reserved;  /* bytes of address space from base */
 	uint64_t max_size;  /* bytes the file may have: <= reserved */
 	uint64_t size;      /* bytes the file has and the mapping can access; read by other threads, atomic */
+	uint64_t end;       /* atomic heap: of the file, journal extents behind `size` included */
+	struct extent_rec reserved_extent[RESERVED_EXTENTS]; /* whole segments that the journal has taken */
+	unsigned reserved_extents;
 };
 
 static inline struct truth_page_rec *store_truth(const struct store *store)
@@ -61,10 +75,27 @@ void store_unmap(struct store *store);
 /* Choose a preferred address for a new heap from its UUID, and map it there. */
 int store_map_new(struct store *store, struct super_rec *rec, uint64_t address_space, uint64_t max_size);
 
+/* Is a part of segment `segment_no` in a journal extent? The journal's word goes before the directory's. */
+bool store_is_journal(const struct store *store, uint64_t segment_no);
+
+/* ---- convert.c: FM_CONVERT. -1 after fail() */
+
+/* The heap becomes one of the other kind: locked, judged, not mapped yet. */
+int store_convert(struct store *store, bool to_atomic);
+
+/* The entry of `path` in its folder is on the device. 0 or -errno. */
+int store_sync_folder(const char *path);
+
+/* Take the journal's extents out of the superblock into reserved_extent. */
+void store_reserve_journal(struct store *store);
+
 /* ---- mark.c: clean and dirty */
 
 /* The heap is about to be changed: the dirty mark is on the device when this returns. */
 int store_mark_dirty(struct store *store);
+
+/* Make `rec` say that this boot has this file in use. */
+void store_stamp(const struct store *store, struct super_rec *rec);
 
 /* All data is on the device; then the heap is marked clean. -1: the mark stays. */
 int store_mark_clean(struct store *store);

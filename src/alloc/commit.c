@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "commit.h"
+
+#include "../base/status.h"
+#include "../store/atomic.h"
+#include "directory.h"
+
+#include <errno.h>
+
+static int tell(int r, const char *what)
+{
+	switch (r) {
+	case 0:
+		return 0;
+	case -EIO:
+		return fail(EIO, "%s: the device failed; the heap can be read, and reopening it tells what the last "
+		                 "commit is", what);
+	case -ECANCELED:
+		return fail(ECANCELED, "%s: fm_abort was called; fm_rollback first", what);
+	default:
+		return fail(-r, "%s failed, and can be tried again:", what);
+	}
+}
+
+/* ---------------------------------------------------------------- sections */
+
+/* The thread's cache, which knows its section; NULL if it has none. */
+static struct tcache *cache_of(struct heap *heap)
+{
+	return thread_current->cache[heap->slot];
+}
+
+bool heap_is_inside(struct heap *heap)
+{
+	struct tcache *tcache = cache_of(heap);
+
+	return tcache && tcache->section_heap == heap && tcache->section_serial == heap->serial &&
+	       tcache->section_depth > 0;
+}
+
+int heap_begin(struct heap *heap)
+{
+	struct tcache *tcache;
+
+	if (heap_is_inside(heap)) {
+		cache_of(heap)->section_depth++;
+		return 0;
+	}
+	if (journal_is_poisoned(&heap->store.atomic->journal))
+		return tell(-EIO, "fm_begin");
+	gate_enter(&heap->gate);
+	tcache = tcache_attach(heap);
+	if (!tcache) {
+		gate_leave(&heap->gate, false);
+		return fail(ENOMEM, "memory for the thread's state in the heap");
+	}
+	tcache->section_heap = heap;
+	tcache->section_serial = heap->serial;
+	tcache->section_depth = 1;
+	return 0;
+}
+
+static int leave(struct heap *heap, bool is_abort)
+{
+	struct tcache *tcache = cache_of(heap);
+
+	if (!heap_is_inside(heap))
+		return fail(EINVAL, "the thread is in no section of the heap: fm_begin is missing");
+	if (!is_abort && --tcache->section_depth > 0)
+		return 0;
+	tcache->section_depth = 0;
+	tcache->section_heap = NULL;
+	gate_leave(&heap->gate, is_abort);
+	return 0;
+}
+
+int heap_end(struct heap *heap)
+{
+	return leave(heap, false);
+}
+
+int heap_abort(struct heap *heap)
+{
+	return leave(heap, true);
+}
+
+void heap_section_abandoned(struct heap *heap)
+{
+	gate_leave(&heap->gate, true);
+}
+
+/* ---------------------------------------------------------------- commit */
+
+/* Nobody is inside a section, and nobody joins, leaves or takes a slow path. */
+static void begin_pause(struct heap *heap)
+{
+	gate_close(&heap->gate);
+	owner_lock_membership();
+	heap_lock(heap);
+}
+
+static void end_pause(struct heap *heap)
+{
+	heap_unlock(heap);
+	owner_unlock_membership();
+	gate_open(&heap->gate);
+}
+
+/* A plan of the journal names segments: their descriptors and states are looked at like all others. */
+static int prepare(struct heap *heap, bool *changed)
+{
+	struct atomic *atomic = heap->store.atomic;
+	int r = heap->gate.is_canceled ? -ECANCELED : atomic_prepare(atomic, changed);
+
+	if (!r && *changed && atomic->is_large) {
+		r = atomic_write_large(atomic);
+		*changed = false;
+	}
+	return r;
+}
+
+/* Commit for `group`, which is taken in the pause. */
+static void lead(struct heap *heap)
+{
+	struct atomic *atomic = heap->store.atomic;
+	struct gate_waiter *group;
+	bool changed = false;
+	int r = atomic_catch_up(atomic);
+
+	begin_pause(heap);
+	group = gate_group(&heap->gate);
+	if (!r)
+		r = prepare(heap, &changed);
+	end_pause(heap);
+	if (!r && changed)
+		r = atomic_write(atomic);
+	gate_serve(&heap->gate, group, r);
+	/* it is durable: bringing it to its place is nobody's to wait for but the next committer's */
+	if (!r)
+		atomic_apply(atomic);
+}
+
+int heap_commit(struct heap *heap)
+{
+	struct gate_waiter waiter;
+
+	if (heap_is_inside(heap))
+		return fail(EDEADLK, "fm_commit inside the thread's own section: fm_end first");
+	if (gate_ask(&heap->gate, &waiter)) {
+		lead(heap);
+		gate_give(&heap->gate);
+	}
+	if (waiter.result == 0)
+		__atomic_fetch_add(&heap->commit_calls, 1, __ATOMIC_RELAXED);
+	return tell(waiter.result, "fm_commit");
+}
+
+/* ---------------------------------------------------------------- rollback */
+
+int heap_rollback(struct heap *heap)
+{
+	struct atomic *atomic = heap->store.atomic;
+	int r;
+
+	if (heap_is_inside(heap))
+		return fail(EDEADLK, "fm_rollback inside the thread's own section: fm_abort first");
+	gate_take(&heap->gate);
+	r = atomic_catch_up(atomic);
+	begin_pause(heap);
+	if (!r)
+		r = atomic_drop_changes(atomic);
+	if (!r)
+		r = heap_reset(heap);
+	if (!r)
+		heap->gate.is_canceled = false;
+	end_pause(heap);
+	gate_give(&heap->gate);
+	return tell(r, "fm_rollback");
+}
+
+/* ---------------------------------------------------------------- declared writes */
+
+int heap_will_write(struct heap *heap, const void *addr, size_t len)
+{
+	struct track *track = &heap->store.atomic->track;
+	uint64_t off = (uint64_t)((const uint8_t *)addr - heap->store.base);
+	int r;
+
+	if (off >= heap_size(heap) || len > heap_size(heap) - off)
+		return fail(EINVAL, "the %zu bytes at %p do not lie in this heap", len, addr);
+	if (len == 0)
+		return 0;
+	r = track->way->will_write(track, off, off + len);
+	return r ? fail(-r, "preparing %zu bytes for writing:", len) : 0;
+}

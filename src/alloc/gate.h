@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who may change an atomic heap, and when it stands still.
+ *
+ * Threads change the heap inside sections. The committer, one thread at a time, closes the gate: new outer sections
+ * wait, open ones come to their end, and then nobody changes the heap: the pause. A thread that wants a commit puts
+ * itself on the list; whoever finds no committer at work becomes it, and serves all that are on the list when the
+ * pause begins: their changes were made before they asked.
+ */
+#ifndef FM_ALLOC_GATE_H
+#define FM_ALLOC_GATE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+
+struct gate_waiter {
+	struct gate_waiter *next;
+	int result; /* 0 or -errno */
+	bool is_done;
+};
+
+struct gate {
+	pthread_mutex_t mutex;
+	pthread_cond_t changed;
+	unsigned inside;     /* threads in a section */
+	bool is_closed;      /* no outer section may begin */
+	bool has_committer;
+	bool is_canceled;    /* fm_abort was called: commits fail until a rollback */
+	struct gate_waiter *waiting;
+};
+
+void gate_init(struct gate *gate);
+void gate_destroy(struct gate *gate);
+
+/* A thread's outermost section. */
+void gate_enter(struct gate *gate);
+void gate_leave(struct gate *gate, bool is_abort);
+
+/* Become the committer, waiting for an earlier one; or no longer. */
+void gate_take(struct gate *gate);
+void gate_give(struct gate *gate);
+
+/* The committer's pause. */
+void gate_close(struct gate *gate);
+void gate_open(struct gate *gate);
+
+/* Ask for a commit. True: the caller is the committer now, and is on the list; false: it was served,
+ * waiter->result is what came out. */
+bool gate_ask(struct gate *gate, struct gate_waiter *waiter);
+
+/* In the pause: take the list. Later: all on it get `result`. */
+struct gate_waiter *gate_group(struct gate *gate);
+void gate_serve(struct gate *gate, struct gate_waiter *group, int result);
+
+#endif

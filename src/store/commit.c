@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The way of a commit: prepare, write, apply.
+ */
+#include "../base/atomics.h"
+#include "../base/crc32c.h"
+#include "atomic.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* A part of a chain has at most this many bytes: what is applied is read again in pieces of that size. */
+#define PART_MAX RECORD_MAX
+
+bool atomic_is_own(const struct store *store, uint64_t page)
+{
+	uint64_t off = page * LENGTH_PAGE;
+
+	if (off == SUPER_COPY_1_OFF || off == SUPER_COPY_2_OFF ||
+	    (off >= FIRST_JOURNAL_OFF && off < FIRST_JOURNAL_OFF + FIRST_JOURNAL_LEN))
+		return true;
+	return off >= SEGMENT_SIZE && store_is_journal(store, off >> SEGMENT_SHIFT);
+}
+
+/* ---------------------------------------------------------------- private pages that are kept */
+
+/* The whole memory page in which `page` is. */
+static uint64_t first_of(uint64_t page, uint64_t ratio)
+{
+	return round_down(page, ratio);
+}
+
+static bool may_drop(const struct atomic *atomic, uint64_t page, uint64_t ratio)
+{
+	for (uint64_t i = 0; i < ratio; i++)
+		if (pageset_has(&atomic->track.found, page + i))
+			return false;
+	return true;
+}
+
+static void drop(struct atomic *atomic, uint64_t page, uint64_t pages)
+{
+	if (os->advise(atomic->store->base + page * LENGTH_PAGE, pages * LENGTH_PAGE, OS_DROP))
+		return;
+	for (uint64_t i = page; i < page + pages; i++) {
+		if (!pageset_has(&atomic->kept, i))
+			continue;
+		pageset_remove(&atomic->kept, i);
+		atomic->kept_pages--;
+	}
+}
+
+/* C4. In the pause, after the scan: bring the kept pages back to their budget. */
+static void drop_surplus(struct atomic *atomic)
+{
+	uint64_t ratio = os->page_size() / LENGTH_PAGE;
+	uint64_t turns = 0;
+
+	while (atomic->kept_pages > atomic->keep_max && turns < 2) {
+		uint64_t page = pageset_next(&atomic->kept, atomic->hand), end;
+
+		if (page == UINT64_MAX) {
+			atomic->hand = 0;
+			turns++;
+			continue;
+		}
+		page = first_of(page, ratio);
+		for (end = page; end - page < 64 && pageset_has(&atomic->kept, end); end += ratio)
+			if (!may_drop(atomic, end, ratio))
+				break;
+		if (end > page)
+			drop(atomic, page, end - page);
+		atomic->hand = max_u64(end, page + ratio);
+	}
+}
+
+/* The found pages are committed: they are kept ones now. */
+static void keep_found(struct atomic *atomic)
+{
+	struct pageset *found = &atomic->track.found;
+
+	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page)) {
+		pageset_remove(found, page);
+		if (!atomic->track.drops_unchanged && pageset_add(&atomic->kept, page, page + 1))
+			atomic->kept_pages++;
+	}
+}
+
+/* ---------------------------------------------------------------- prepare */
+
+static void begin_record(struct atomic *atomic)
+{
+	record_begin(&atomic->record, atomic->buffer, RECORD_MAX);
+	record_header(&atomic->record)->file_size = atomic->file_size;
+}
+
+/* Compare the found pages from *page on, until the record is full. 1: it is, 0: all were compared, or -errno. */
+static int compare_from(struct atomic *atomic, uint64_t *page)
+{
+	struct pageset *found = &atomic->track.found;
+
+	for (; *page != UINT64_MAX; *page = pageset_next(found, *page + 1)) {
+		int r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
+
+		if (r == -ENOSPC)
+			return 1;
+		if (r < 0)
+			return r;
+		atomic->pages_found++;
+		atomic->pages_changed += (uint64_t)r;
+		if (r == 0 && atomic->track.drops_unchanged && os->page_size() == LENGTH_PAGE &&
+		    os->advise(atomic->store->base + *page * LENGTH_PAGE, LENGTH_PAGE, OS_DROP) == 0)
+			pageset_remove(found, *page);
+	}
+	return 0;
+}
+
+int atomic_prepare(struct atomic *atomic, bool *changed)
+{
+	uint64_t page, len;
+	int r = atomic->track.way->find(&atomic->track);
+
+	if (r)
+		return r;
+	atomic->file_size = load_relaxed(&atomic->store->size);
+	drop_surplus(atomic);
+	begin_record(atomic);
+	page = pageset_next(&atomic->track.found, 0);
+	r = compare_from(atomic, &page);
+	if (r < 0)
+		return r;
+	atomic->is_large = r == 1;
+	*changed = atomic->record.entries != 0;
+	if (!*changed)
+		keep_found(atomic);
+	if (!*changed || atomic->is_large)
+		return 0;
+	len = round_up(atomic->record.used, RECORD_ALIGN);
+	atomic->grows = journal_plan_growth(&atomic->journal, len, len);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- write */
+
+int atomic_write(struct atomic *atomic)
+{
+	uint64_t position;
+	int r;
+
+	/* a journal that can't grow is slower, or too small, which the next call says */
+	if (atomic->grows) {
+		r = journal_grow(&atomic->journal);
+		if (r == -EIO)
+			return r;
+	}
+	r = journal_write(&atomic->journal, &atomic->record, RECORD_COMMIT, 0, 0, &position);
+	if (r)
+		return r;
+	journal_committed(&atomic->journal);
+	keep_found(atomic);
+	atomic->chain_len = 0;
+	atomic->is_unapplied = true;
+	atomic->commits++;
+	return 0;
+}
+
+/* Bytes of all records of the chain, and of each at most. */
+static int chain_size(struct atomic *atomic, uint64_t *total, uint64_t *records)
+{
+	struct pageset *found = &atomic->track.found;
+	uint64_t bytes = 0;
+
+	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page + 1)) {
+		int64_t size = atomic_is_own(atomic->store, page) ? 0 : diff_size(atomic, page);
+
+		if (size < 0)
+			return (int)size;
+		bytes += (uint64_t)size;
+	}
+	/* a part ends where a page does not fit any more */
+	*records = bytes / (PART_MAX - 2 * LENGTH_PAGE) + 2;
+	*total = bytes + *records * 2 * LENGTH_PAGE;
+	return 0;
+}
+
+static int make_chain(struct atomic *atomic, uint64_t records)
+{
+	uint64_t need = round_up(records * sizeof(*atomic->chain), os->page_size());
+	void *memory;
+	int r;
+
+	atomic->chain_len = 0;
+	if (need <= atomic->chain_room)
+		return 0;
+	r = os->reserve_memory(need, &memory);
+	if (!r)
+		r = os->protect(memory, need, true, true);
+	if (r)
+		return r;
+	if (atomic->chain)
+		os->unmap(atomic->chain, atomic->chain_room);
+	atomic->chain = memory;
+	atomic->chain_room = need;
+	return 0;
+}
+
+/* Write the parts and the record that closes the chain. J2: each is on the device before the next begins. */
+static int write_chain(struct atomic *atomic, uint64_t records)
+{
+	struct record_rec *header = record_header(&atomic->record);
+	uint64_t page = pageset_next(&atomic->track.found, 0), first = 0;
+	uint32_t crc = 0;
+
+	for (int full = 1; full;) {
+		struct chain *link = &atomic->chain[atomic->chain_len];
+		int r;
+
+		if (atomic->chain_len == records)
+			return -EBUSY; /* more than was counted: somebody wrote into the heap meanwhile */
+		begin_record(atomic);
+		full = compare_from(atomic, &page);
+		if (full < 0)
+			return full;
+		r = journal_write(&atomic->journal, &atomic->record, full ? RECORD_PART : RECORD_COMMIT, first,
+		                  full ? 0 : crc, &link->position);
+		if (r)
+			return r;
+		link->len = header->len;
+		atomic->chain_len++;
+		if (!first)
+			first = header->sequence;
+		crc = crc32c_extend(crc, &header->checksum, sizeof(header->checksum));
+	}
+	return 0;
+}
+
+int atomic_write_large(struct atomic *atomic)
+{
+	uint64_t total = 0, records = 0;
+	int r = chain_size(atomic, &total, &records);
+
+	if (!r)
+		r = make_chain(atomic, records);
+	if (r)
+		return r;
+	if (journal_plan_growth(&atomic->journal, total, PART_MAX)) {
+		r = journal_grow(&atomic->journal);
+		if (r == -EIO)
+			return r;
+	}
+	r = write_chain(atomic, records);
+	if (r) {
+		journal_abandon(&atomic->journal);
+		return r;
+	}
+	journal_committed(&atomic->journal);
+	keep_found(atomic);
+	atomic->is_unapplied = true;
+	atomic->commits++;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- apply */
+
+static int apply_record(struct atomic *atomic, const struct record_rec *header)
+{
+	struct record_entry entry;
+	uint64_t at = 0, limit = os->file_size_limit();
+
+	while (record_next(header, &at, &entry)) {
+		int r = entry.off + entry.len > limit
+		                ? -EFBIG
+		                : os->pwrite_full(atomic->store->fd, entry.data, entry.len, entry.off);
+
+		if (r)
+			return r;
+		atomic->applied_bytes += entry.len;
+	}
+	return 0;
+}
+
+/* C2: what is applied comes from the journal, whose records passed through the buffer. */
+static int apply_chain(struct atomic *atomic)
+{
+	const struct record_rec *header = record_header(&atomic->record);
+
+	for (unsigned i = 0; i < atomic->chain_len; i++) {
+		const struct chain *link = &atomic->chain[i];
+		ssize_t n = os->pread_full(atomic->journal.fd, atomic->buffer, link->len, link->position);
+		int r;
+
+		if (n != (ssize_t)link->len || record_len(header, link->len) != link->len || !record_is_valid(header))
+			return n < 0 ? (int)n : -EIO;
+		r = apply_record(atomic, header);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+int atomic_catch_up(struct atomic *atomic)
+{
+	int r;
+
+	if (journal_is_poisoned(&atomic->journal))
+		return -EIO;
+	if (!atomic->is_unapplied)
+		return 0;
+	r = atomic->chain_len ? apply_chain(atomic) : apply_record(atomic, record_header(&atomic->record));
+	if (r == -EIO)
+		return journal_poison(&atomic->journal, EIO);
+	if (r)
+		return r;
+	atomic->is_unapplied = false;
+	journal_applied(&atomic->journal);
+	return 0;
+}
+
+void atomic_apply(struct atomic *atomic)
+{
+	atomic_catch_up(atomic);
+}
+
+int atomic_drop_changes(struct atomic *atomic)
+{
+	struct store *store = atomic->store;
+	int r = os->advise(store->base, round_up(store->size, os->page_size()), OS_DROP);
+
+	if (!r)
+		r = atomic->track.way->dropped(&atomic->track);
+	if (r)
+		return r;
+	pageset_clear(&atomic->track.noted);
+	pageset_clear(&atomic->track.found);
+	pageset_clear(&atomic->kept);
+	atomic->kept_pages = 0;
+	atomic->rollbacks++;
+	return 0;
+}

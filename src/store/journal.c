@@ -1,0 +1,405 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "journal.h"
+
+#include "../base/atomics.h"
+#include "../base/status.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* The first extent of its own, and by how much the next ones are larger than all before: few of the
+ * superblock's eight places serve for the largest journal. */
+#define EXTENT_MIN   SEGMENT_SIZE
+#define EXTENT_RATIO 3
+
+/* A new extent is zeroed in pieces of this size. */
+#define ZERO_CHUNK (256 * KIB)
+
+static void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
+int journal_poison(struct journal *journal, int err)
+{
+	pthread_mutex_lock(&journal->lock);
+	if (!journal->error)
+		journal->error = err;
+	pthread_cond_broadcast(&journal->changed);
+	pthread_mutex_unlock(&journal->lock);
+	return -err;
+}
+
+bool journal_is_poisoned(struct journal *journal)
+{
+	return load_relaxed(&journal->error) != 0;
+}
+
+/* ---------------------------------------------------------------- the ring */
+
+/* Where virtual position `at` is in the file, and how many bytes its extent has from there. */
+static uint64_t place_of(const struct journal *journal, uint64_t at, uint64_t *rest)
+{
+	uint64_t off = at % journal->capacity;
+	unsigned i = 0;
+
+	while (off >= journal->extent[i].len)
+		off -= journal->extent[i++].len;
+	*rest = journal->extent[i].len - off;
+	return journal->extent[i].off + off;
+}
+
+/* Where a record of `len` bytes would go: *at; it lies in one extent. Needs the lock. Keeps J4: what is needed
+ * is not overwritten. */
+static bool find_room(const struct journal *journal, uint64_t len, uint64_t *at)
+{
+	uint64_t rest;
+
+	*at = journal->head;
+	for (unsigned i = 0; i <= journal->extents; i++) {
+		place_of(journal, *at, &rest);
+		if (rest >= len)
+			return *at + len - journal->tail <= journal->capacity;
+		*at += rest;
+	}
+	return false;
+}
+
+uint64_t journal_longest(const struct journal *journal)
+{
+	uint64_t longest = 0;
+
+	for (unsigned i = 0; i < journal->extents; i++)
+		longest = max_u64(longest, journal->extent[i].len);
+	return longest;
+}
+
+/* ---------------------------------------------------------------- checkpoint */
+
+int journal_update_super(struct journal *journal, void (*change)(struct super_rec *rec, uint64_t value), uint64_t value)
+{
+	struct store *store = journal->store;
+	struct super_rec next;
+	int r;
+
+	pthread_mutex_lock(&journal->super_lock);
+	next = store->super.rec;
+	change(&next, value);
+	r = super_write(store->fd, &store->super, &next);
+	pthread_mutex_unlock(&journal->super_lock);
+	return r;
+}
+
+static void set_oldest(struct super_rec *rec, uint64_t oldest)
+{
+	rec->journal_oldest = oldest;
+}
+
+/* Retire what is applied. J3: the file first, then the superblock, then the space. */
+static int retire(struct journal *journal)
+{
+	uint64_t oldest, tail;
+	int r;
+
+	pthread_mutex_lock(&journal->lock);
+	oldest = journal->applied + 1;
+	tail = journal->applied_head;
+	r = journal->error ? -EIO : 0;
+	pthread_mutex_unlock(&journal->lock);
+	if (r || oldest == journal->oldest)
+		return r;
+	r = os->sync(journal->sync_fd);
+	count(&journal->checkpoint_flushes, 2);
+	if (r)
+		return journal_poison(journal, EIO);
+	/* J5: the error of a lost page may have been reported to the committer's description alone */
+	if (journal_is_poisoned(journal))
+		return -EIO;
+	r = journal_update_super(journal, set_oldest, oldest);
+	if (r == -EFBIG)
+		return r;
+	if (r)
+		return journal_poison(journal, EIO);
+	pthread_mutex_lock(&journal->lock);
+	journal->oldest = oldest;
+	journal->tail = tail;
+	pthread_cond_broadcast(&journal->changed);
+	pthread_mutex_unlock(&journal->lock);
+	count(&journal->checkpoints, 1);
+	return 0;
+}
+
+int journal_checkpoint(struct journal *journal)
+{
+	int r;
+
+	pthread_mutex_lock(&journal->checkpoint_lock);
+	r = retire(journal);
+	pthread_mutex_lock(&journal->lock);
+	journal->checkpoint_result = r;
+	pthread_mutex_unlock(&journal->lock);
+	pthread_mutex_unlock(&journal->checkpoint_lock);
+	return r;
+}
+
+/* Wait until `len` bytes fit; the room is *at. Called with the lock held, and returns so. */
+static int wait_for_room(struct journal *journal, uint64_t len, uint64_t *at)
+{
+	bool waited = false;
+
+	while (!find_room(journal, len, at)) {
+		int r = 0;
+
+		if (journal->error)
+			return -EIO;
+		if (journal->tail == journal->applied_head)
+			return -ENOSPC; /* nothing that could be retired */
+		if (waited && journal->checkpoint_result)
+			return journal->checkpoint_result;
+		if (!waited)
+			count(&journal->waits, 1);
+		waited = true;
+		if (journal->has_thread) {
+			journal->is_wanted = true;
+			pthread_cond_broadcast(&journal->changed);
+			pthread_cond_wait(&journal->changed, &journal->lock);
+			continue;
+		}
+		pthread_mutex_unlock(&journal->lock);
+		r = journal_checkpoint(journal);
+		pthread_mutex_lock(&journal->lock);
+		if (r)
+			return r;
+	}
+	return journal->error ? -EIO : 0;
+}
+
+/* ---------------------------------------------------------------- writing */
+
+/* Growth must be on the device before a commit relies on it: J6. */
+static int sync_growth(struct journal *journal)
+{
+	int r;
+
+	if (!load_acquire(&journal->must_sync))
+		return 0;
+	store_release(&journal->must_sync, false);
+	r = os->sync(journal->fd);
+	count(&journal->growth_flushes, 1);
+	return r ? journal_poison(journal, EIO) : 0;
+}
+
+int journal_write(struct journal *journal, struct record *record, enum record_kind kind, uint64_t first,
+                  uint32_t chain_checksum, uint64_t *position)
+{
+	struct record_rec *header = record_header(record);
+	uint64_t len = round_up(record->used, RECORD_ALIGN), at, rest;
+	int r = sync_growth(journal);
+
+	if (r)
+		return r;
+	pthread_mutex_lock(&journal->lock);
+	r = wait_for_room(journal, len, &at);
+	header->commit = journal->commit;
+	header->sequence = journal->sequence;
+	header->oldest = journal->oldest;
+	pthread_mutex_unlock(&journal->lock);
+	if (r)
+		return r;
+	memcpy(header->uuid, journal->store->super.rec.uuid, sizeof(header->uuid));
+	header->generation = journal->store->super.rec.generation;
+	header->position = *position = place_of(journal, at, &rest);
+	header->file_size = load_relaxed(&journal->store->size);
+	header->kind = kind;
+	header->first = first ? first : header->sequence;
+	header->chain_checksum = chain_checksum;
+	if (header->position + len > os->file_size_limit())
+		return -EFBIG;
+	record_seal(record);
+	r = os->pwrite_sync(journal->fd, record->bytes, len, header->position);
+	count(&journal->flushes, 1);
+	if (r)
+		return journal_poison(journal, EIO); /* J5: it may be there or not */
+	count(&journal->bytes, len);
+	pthread_mutex_lock(&journal->lock);
+	journal->head = at + len;
+	journal->sequence++;
+	pthread_mutex_unlock(&journal->lock);
+	return 0;
+}
+
+void journal_committed(struct journal *journal)
+{
+	pthread_mutex_lock(&journal->lock);
+	journal->commit++;
+	pthread_mutex_unlock(&journal->lock);
+}
+
+void journal_applied(struct journal *journal)
+{
+	pthread_mutex_lock(&journal->lock);
+	journal->applied = journal->commit - 1;
+	journal->applied_head = journal->head;
+	/* half of it is used: the other half is for the commits until the checkpoint is done */
+	if (journal->has_thread && journal->head - journal->tail > journal->capacity / 2 && !journal->is_wanted) {
+		journal->is_wanted = true;
+		pthread_cond_broadcast(&journal->changed);
+	}
+	pthread_mutex_unlock(&journal->lock);
+}
+
+void journal_abandon(struct journal *journal)
+{
+	/* the space is free again: no complete chain will ever name these records */
+	pthread_mutex_lock(&journal->lock);
+	journal->head = journal->applied_head;
+	pthread_mutex_unlock(&journal->lock);
+}
+
+/* ---------------------------------------------------------------- growing */
+
+bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longest)
+{
+	struct store *store = journal->store;
+	/* what is left at the end of each extent may be lost */
+	uint64_t need = total + (journal->extents + 1) * longest;
+	bool must = need > journal->capacity || longest > journal_longest(journal);
+	uint64_t want, limit = min_u64(journal->limit, max_u64(store->size, EXTENT_MIN));
+	bool busy;
+
+	pthread_mutex_lock(&journal->lock);
+	busy = journal->head - journal->tail > journal->capacity / 2;
+	pthread_mutex_unlock(&journal->lock);
+	if (!must && (!busy || journal->capacity >= limit))
+		return false;
+	if (journal->extents == JOURNAL_EXTENTS || store->reserved_extents == RESERVED_EXTENTS)
+		return false;
+	want = max_u64(EXTENT_MIN, min_u64(journal->capacity * EXTENT_RATIO, limit));
+	if (must)
+		want = max_u64(want, need);
+	want = round_up(want, SEGMENT_SIZE);
+	if (journal->plan.len >= want)
+		return true;
+	/* J7: beyond the physical end nothing is used, neither by the last commit nor now */
+	journal->plan.off = round_up(max_u64(store->size, store->end), SEGMENT_SIZE);
+	journal->plan.len = want;
+	store->end = journal->plan.off + want;
+	store->reserved_extent[store->reserved_extents++] = journal->plan;
+	return true;
+}
+
+static int zero(struct journal *journal, uint64_t off, uint64_t len)
+{
+	static uint8_t zeros[ZERO_CHUNK];
+
+	for (uint64_t end = off + len; off < end; off += ZERO_CHUNK) {
+		int r = os->pwrite_full(journal->fd, zeros, min_u64(ZERO_CHUNK, end - off), off);
+
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
+/* The planned extent exists, is zero, and is on the device. */
+static int make_extent(struct journal *journal)
+{
+	const struct extent_rec *plan = &journal->plan;
+	int r;
+
+	if (plan->off + plan->len > os->file_size_limit())
+		return -EFBIG;
+	r = os->allocate(journal->fd, plan->off, plan->len);
+	if (!r || r == -EOPNOTSUPP)
+		r = zero(journal, plan->off, plan->len);
+	if (r) {
+		os->punch(journal->fd, plan->off, plan->len);
+		return r;
+	}
+	r = os->sync(journal->fd);
+	count(&journal->growth_flushes, 2);
+	return r ? journal_poison(journal, EIO) : 0;
+}
+
+static void add_extent(struct super_rec *rec, uint64_t journal_address)
+{
+	const struct journal *journal = (const struct journal *)(uintptr_t)journal_address;
+
+	rec->journal[journal->extents] = journal->plan;
+}
+
+int journal_grow(struct journal *journal)
+{
+	int r = make_extent(journal);
+
+	if (!r)
+		r = journal_checkpoint(journal);
+	if (r)
+		return r;
+	/* J8: nothing is needed, so that the ring may be laid out anew */
+	r = journal_update_super(journal, add_extent, (uint64_t)(uintptr_t)journal);
+	if (r)
+		return r == -EFBIG ? r : journal_poison(journal, EIO);
+	pthread_mutex_lock(&journal->lock);
+	journal->extent[journal->extents++] = journal->plan;
+	journal->capacity += journal->plan.len;
+	journal->head = journal->applied_head = journal->tail = 0;
+	pthread_mutex_unlock(&journal->lock);
+	journal->plan.len = 0;
+	return 0;
+}
+
+/* ---------------------------------------------------------------- opening */
+
+static void load_extents(struct journal *journal)
+{
+	for (unsigned i = 0; i < JOURNAL_EXTENTS; i++) {
+		const struct extent_rec *e = &journal->store->super.rec.journal[i];
+
+		if (e->len == 0)
+			break;
+		journal->extent[journal->extents++] = *e;
+		journal->capacity += e->len;
+	}
+}
+
+int journal_open(struct journal *journal, struct store *store, uint64_t limit, bool with_thread)
+{
+	int r;
+
+	memset(journal, 0, sizeof(*journal));
+	journal->store = store;
+	journal->limit = limit;
+	journal->commit = journal->oldest = 1;
+	journal->sequence = 1;
+	load_extents(journal);
+	journal->sync_fd = -1;
+	journal->fd = os->reopen(store->fd, true);
+	if (journal->fd >= 0)
+		journal->sync_fd = os->reopen(store->fd, true);
+	r = journal->fd < 0 ? journal->fd : journal->sync_fd < 0 ? journal->sync_fd : 0;
+	if (r) {
+		if (journal->fd >= 0)
+			os->close(journal->fd);
+		return fail(-r, "opening the heap's file for its journal:");
+	}
+	pthread_mutex_init(&journal->super_lock, NULL);
+	pthread_mutex_init(&journal->checkpoint_lock, NULL);
+	pthread_mutex_init(&journal->lock, NULL);
+	pthread_cond_init(&journal->changed, NULL);
+	/* without a thread the commits do its work: slower now and then, and no error */
+	if (with_thread)
+		checkpoint_start(journal);
+	return 0;
+}
+
+void journal_close(struct journal *journal)
+{
+	checkpoint_stop(journal);
+	os->close(journal->fd);
+	os->close(journal->sync_fd);
+	pthread_mutex_destroy(&journal->super_lock);
+	pthread_mutex_destroy(&journal->checkpoint_lock);
+	pthread_mutex_destroy(&journal->lock);
+	pthread_cond_destroy(&journal->changed);
+}

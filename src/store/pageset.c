@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "pageset.h"
+
+#include "../base/atomics.h"
+#include "../base/bits.h"
+#include "../os/os.h"
+
+int pageset_make(struct pageset *set, uint64_t pages)
+{
+	uint64_t words = (pages + 63) / 64 + 1;
+	uint64_t summary = (words + 63) / 64 + 1;
+	void *memory;
+	int r;
+
+	set->pages = pages;
+	set->mapped = round_up((words + summary) * 8, os->page_size());
+	r = os->reserve_memory(set->mapped, &memory);
+	if (r)
+		return r;
+	r = os->protect(memory, set->mapped, true, true);
+	if (r) {
+		os->unmap(memory, set->mapped);
+		return r;
+	}
+	set->words = memory;
+	set->summary = set->words + words;
+	return 0;
+}
+
+void pageset_drop(struct pageset *set)
+{
+	if (set->words)
+		os->unmap(set->words, set->mapped);
+	set->words = set->summary = NULL;
+}
+
+bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
+{
+	bool any = false;
+
+	to = min_u64(to, set->pages);
+	while (from < to) {
+		uint64_t w = from / 64;
+		unsigned n = (unsigned)min_u64(to - from, 64 - from % 64);
+		uint64_t bits = range_mask((unsigned)(from % 64), n);
+
+		if (~load_relaxed(&set->words[w]) & bits) {
+			any = true;
+			fetch_or_seq(&set->words[w], bits);
+			fetch_or_seq(&set->summary[w / 64], UINT64_C(1) << w % 64);
+		}
+		from += n;
+	}
+	return any;
+}
+
+void pageset_move(struct pageset *from, struct pageset *to)
+{
+	uint64_t last = from->pages / 64 / 64;
+
+	for (uint64_t s = 0; s <= last; s++) {
+		/* the summary first: who adds meanwhile sets its bit again after the word's */
+		uint64_t words = load_relaxed(&from->summary[s]) ? exchange_seq(&from->summary[s], UINT64_C(0)) : 0;
+
+		for (; words; words &= words - 1) {
+			uint64_t w = s * 64 + lowest_bit(words);
+			uint64_t bits = exchange_seq(&from->words[w], UINT64_C(0));
+
+			for (; bits; bits &= bits - 1)
+				pageset_add(to, w * 64 + lowest_bit(bits), w * 64 + lowest_bit(bits) + 1);
+		}
+	}
+}
+
+void pageset_clear(struct pageset *set)
+{
+	for (uint64_t page = pageset_next(set, 0); page != UINT64_MAX; page = pageset_next(set, page))
+		pageset_remove(set, page);
+}
+
+void pageset_remove(struct pageset *set, uint64_t page)
+{
+	uint64_t w = page / 64;
+
+	set->words[w] &= ~(UINT64_C(1) << page % 64);
+	if (!set->words[w])
+		set->summary[w / 64] &= ~(UINT64_C(1) << w % 64);
+}
+
+uint64_t pageset_next(const struct pageset *set, uint64_t from)
+{
+	uint64_t w = from / 64, s;
+	uint64_t bits;
+
+	if (from >= set->pages)
+		return UINT64_MAX;
+	bits = set->words[w] & ~low_mask((unsigned)(from % 64));
+	if (bits)
+		return w * 64 + lowest_bit(bits);
+	w++;
+	s = w / 64;
+	bits = set->summary[s] & ~low_mask((unsigned)(w % 64));
+	for (uint64_t last = set->pages / 64 / 64; !bits;) {
+		if (++s > last)
+			return UINT64_MAX;
+		bits = set->summary[s];
+	}
+	w = s * 64 + lowest_bit(bits);
+	return w * 64 + lowest_bit(set->words[w]);
+}
+
+bool pageset_has(const struct pageset *set, uint64_t page)
+{
+	return page < set->pages && set->words[page / 64] >> page % 64 & 1;
+}

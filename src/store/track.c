@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "track.h"
+
+#include "../base/bits.h"
+#include "../base/status.h"
+
+#include <errno.h>
+#include <string.h>
+
+static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &track_pagemap_bits};
+
+#define WAYS (sizeof(ways) / sizeof(ways[0]))
+
+static int try_way(struct track *track, const struct track_way *way)
+{
+	track->way = way;
+	return way->open(track);
+}
+
+int track_open(struct track *track, struct store *store, const char *name)
+{
+	uint64_t pages = store->reserved / LENGTH_PAGE;
+	bool known = false;
+	int r;
+
+	memset(track, 0, sizeof(*track));
+	track->store = store;
+	track->watch_fd = track->pagemap_fd = -1;
+	r = pageset_make(&track->found, pages);
+	if (!r)
+		r = pageset_make(&track->noted, pages);
+	if (r) {
+		pageset_drop(&track->found);
+		return fail(-r, "memory for the sets of written pages:");
+	}
+	r = -ENOSYS;
+	for (unsigned i = 0; i < WAYS && r; i++) {
+		if (name && strcmp(name, ways[i]->name) != 0)
+			continue;
+		known = true;
+		r = try_way(track, ways[i]);
+	}
+	if (!r)
+		return 0;
+	pageset_drop(&track->found);
+	pageset_drop(&track->noted);
+	if (!known)
+		return fail(EINVAL, "FMALLOC_TRACK=%s is not uffd, mprotect, pagemap or declared", name);
+	return fail(-r, "finding written pages by %s:", name ? name : "any means");
+}
+
+void track_close(struct track *track)
+{
+	track->way->close(track);
+	pageset_drop(&track->found);
+	pageset_drop(&track->noted);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Written pages by mprotect: the mapping is read-only in granules of 64 KiB, and SIGSEGV opens one for writing and
+ * notes it. The set of noted pages is the set of open granules.
+ */
+#include "track.h"
+
+#include "../base/atomics.h"
+#include "../base/bits.h"
+
+#include <pthread.h>
+
+#define GRANULE       UNIT_SIZE
+#define GRANULE_PAGES (GRANULE / LENGTH_PAGE)
+
+/* Those that the handler looks through; entries are added and taken away under the lock, and read without it: a
+ * thread that faults in a heap uses that heap, which is in the list then. */
+static struct track *tracks; /* atomic */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int open_granules(struct track *track, uint64_t from, uint64_t to)
+{
+	uint64_t size = load_acquire(&track->store->size);
+
+	from = round_down(from, GRANULE);
+	to = min_u64(round_up(to, GRANULE), round_up(size, os->page_size()));
+	pageset_add(&track->noted, from / LENGTH_PAGE, to / LENGTH_PAGE);
+	return os->protect(track->store->base + from, to - from, true, true);
+}
+
+/* In a signal handler. In a forked child it opens the child's own copy. */
+static bool on_fault(void *addr)
+{
+	for (struct track *track = load_acquire(&tracks); track; track = load_acquire(&track->next)) {
+		const struct store *store = track->store;
+		uint64_t off = (uintptr_t)addr - (uintptr_t)store->base;
+
+		if (off < load_acquire(&store->size))
+			return open_granules(track, off, off + 1) == 0;
+	}
+	return false;
+}
+
+static int protect_all(struct track *track)
+{
+	const struct store *store = track->store;
+
+	return os->protect(store->base, round_up(store->size, os->page_size()), true, false);
+}
+
+static int open_faults(struct track *track)
+{
+	int r = os->on_fault(on_fault);
+
+	if (!r)
+		r = protect_all(track);
+	if (r)
+		return r;
+	pthread_mutex_lock(&lock);
+	store_relaxed(&track->next, tracks);
+	store_release(&tracks, track);
+	pthread_mutex_unlock(&lock);
+	return 0;
+}
+
+static void close_faults(struct track *track)
+{
+	struct track **at = &tracks;
+
+	pthread_mutex_lock(&lock);
+	while (*at != track)
+		at = &(*at)->next;
+	store_release(at, track->next);
+	pthread_mutex_unlock(&lock);
+}
+
+static int extended(struct track *track, uint64_t from, uint64_t to)
+{
+	return os->protect(track->store->base + from, to - from, true, false);
+}
+
+/* T1: read-only again, then found. Runs of neighbours in one call. */
+static int find(struct track *track)
+{
+	struct pageset *noted = &track->noted;
+	uint64_t page = pageset_next(noted, 0);
+
+	while (page != UINT64_MAX) {
+		uint64_t end = page;
+		int r;
+
+		while (pageset_has(noted, end))
+			end++;
+		r = os->protect(track->store->base + page * LENGTH_PAGE, (end - page) * LENGTH_PAGE, true, false);
+		if (r)
+			return r;
+		page = pageset_next(noted, end);
+	}
+	pageset_move(noted, &track->found);
+	return 0;
+}
+
+static int dropped(struct track *track)
+{
+	pageset_clear(&track->noted);
+	return protect_all(track);
+}
+
+const struct track_way track_mprotect = {
+	.kind = TRACK_MPROTECT,
+	.name = "mprotect",
+	.open = open_faults,
+	.close = close_faults,
+	.extended = extended,
+	.find = find,
+	.will_write = open_granules,
+	.dropped = dropped,
+};
