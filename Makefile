@@ -95,6 +95,10 @@ $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
 	$(CC) $(C_FLAGS) -DFM_TRUTH_HOOK -Iinclude -Isrc -Itests/support $< $(B)/hook/libfmalloc.a -lcmocka -o $@
 
 # Tests of modules see the sources.
+$(B)/tests/atomic/%: tests/atomic/%.c $(A)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
+
 $(B)/tests/unit/%: tests/unit/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@

@@ -93,6 +93,9 @@ int atomic_drop_changes(struct atomic *atomic);
 /* Is page `page` of 4 KiB one of the superblock's or journal's? */
 bool atomic_is_own(const struct store *store, uint64_t page);
 
+/* RECORD_MAX. Tests make it smaller, while no heap is open. */
+extern uint64_t atomic_record_max;
+
 /* ---- diff.c */
 
 /* Put the changed lines of `page` into the record. 1: it differs, 0: it does not, -ENOSPC: the record is full and

@@ -9,8 +9,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* A part of a chain has at most this many bytes: what is applied is read again in pieces of that size. */
-#define PART_MAX RECORD_MAX
+uint64_t atomic_record_max = RECORD_MAX;
 
 bool atomic_is_own(const struct store *store, uint64_t page)
 {
@@ -90,7 +89,7 @@ static void keep_found(struct atomic *atomic)
 
 static void begin_record(struct atomic *atomic)
 {
-	record_begin(&atomic->record, atomic->buffer, RECORD_MAX);
+	record_begin(&atomic->record, atomic->buffer, atomic_record_max);
 	record_header(&atomic->record)->file_size = atomic->file_size;
 }
 
@@ -178,7 +177,7 @@ static int chain_size(struct atomic *atomic, uint64_t *total, uint64_t *records)
 		bytes += (uint64_t)size;
 	}
 	/* a part ends where a page does not fit any more */
-	*records = bytes / (PART_MAX - 2 * LENGTH_PAGE) + 2;
+	*records = bytes / (atomic_record_max - 2 * LENGTH_PAGE) + 2;
 	*total = bytes + *records * 2 * LENGTH_PAGE;
 	return 0;
 }
@@ -243,7 +242,7 @@ int atomic_write_large(struct atomic *atomic)
 		r = make_chain(atomic, records);
 	if (r)
 		return r;
-	if (journal_plan_growth(&atomic->journal, total, PART_MAX)) {
+	if (journal_plan_growth(&atomic->journal, total, atomic_record_max)) {
 		r = journal_grow(&atomic->journal);
 		if (r == -EIO)
 			return r;

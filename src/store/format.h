@@ -286,7 +286,7 @@ static_assert(offsetof(struct record_rec, len) == 64, "format");
 static_assert(offsetof(struct record_rec, first) == 88, "format");
 static_assert(offsetof(struct record_rec, checksum) == 124, "format");
 
-/* Bytes that the library gives a record at most; longer commits are chains. */
+/* Bytes that the library gives a record at most; longer commits are chains, applied in pieces of this size. */
 #define RECORD_MAX (8 * UINT64_C(1048576))
 
 /* The longest entry: what 16 bits hold, in whole lines. */
