@@ -1,0 +1,470 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Crash states of the commit protocol (tests 3, 9 and 13 of the plan). A heap on a memory file commits random changes
+ * while everything it does to the file is recorded; then, for points in time before, inside and after each
+ * operation, files as a device may hold them after a power cut are made and opened:
+ *
+ *   - the content is exactly that of commit k or k + 1, and of k + 1 if that commit had returned;
+ *   - a read-only opening sees the same and writes nothing;
+ *   - fm_check finds nothing, and the heap can be used;
+ *   - a crash at any point of the recovery, and of the recovery after that, changes nothing.
+ *
+ *   FM_STATES   states in all (12000)
+ *   FM_SEED     what is done, and which states
+ */
+#define _GNU_SOURCE 1
+#include "crash_sim.h"
+
+#include "alloc/heap.h"
+#include "store/atomic.h"
+
+#define ROOM     (UINT64_C(256) << 20)
+#define COMMITS  40
+#define OBJECTS  64
+#define MAX_SNAPS 1024
+
+enum note { NOTE_OPENED, NOTE_COMMIT, NOTE_COMMITTED };
+
+/* How a heap commits. */
+struct shape {
+	const char *name;
+	uint64_t record_max, journal_max;
+	unsigned sector;
+	bool thread, large, reopens;
+	const char *track;
+};
+
+static const struct shape shapes[] = {
+	{"small commits", RECORD_MAX, 1, 0, false, false, false, "uffd"},
+	{"reopened", RECORD_MAX, 1, 0, false, false, true, "uffd"},
+	{"chains", 12288, 1, 0, false, false, true, "mprotect"},
+	{"whole sectors", RECORD_MAX, 1, 512, false, false, true, "pagemap"},
+	{"a journal that grows", RECORD_MAX, 0, 0, false, true, true, "uffd"},
+	{"a checkpoint thread", RECORD_MAX, 1, 0, true, false, true, "uffd"},
+	{"chains and growth, with a thread", 65536, 0, 4096, true, true, true, "pagemap"},
+};
+
+/* The heap's bytes as of a commit, and which units it uses. */
+struct snap {
+	uint8_t *bytes;
+	uint8_t *is_used; /* of each unit */
+	uint64_t size;
+};
+
+static struct {
+	uint64_t seed, states, wanted, per_shape;
+	struct snap snaps[MAX_SNAPS];
+	unsigned snaps_used;
+	struct sim sim, inner;
+	struct sim_image image;
+	const struct shape *shape;
+	uint64_t rng;
+} t;
+
+/* ---------------------------------------------------------------- what the heap holds */
+
+static const struct store *store_of(const fm_heap *heap)
+{
+	return &((const struct heap *)(const void *)heap)->store;
+}
+
+static void use(uint8_t *is_used, uint64_t unit, uint64_t n, uint64_t units)
+{
+	for (uint64_t i = unit; i < unit + n && i < units; i++)
+		is_used[i] = 1;
+}
+
+/* What the truth says is used, by the format alone: not by what the library thinks. */
+static void find_used(const fm_heap *heap, uint8_t *is_used, uint64_t units)
+{
+	const struct truth_page_rec *truth = (const void *)((const uint8_t *)heap->mem + TRUTH_PAGE_OFF);
+	const uint64_t *directory = (const void *)((const uint8_t *)heap->mem + DIRECTORY_OFF);
+
+	use(is_used, 0, 1, units);
+	for (uint64_t s = 0; s <= truth->last_segment; s++) {
+		const uint64_t *words = (const void *)((const uint8_t *)heap->mem + metadata_off(s));
+
+		if (segment_word_kind(directory[s]) == SEGMENT_HUGE)
+			use(is_used, s * 64, (huge_word_pages(directory[s]) + 15) / 16, units);
+		if (s && segment_word_kind(directory[s]) != SEGMENT_METADATA)
+			continue;
+		use(is_used, metadata_off(s) / UNIT_SIZE, 1, units);
+		for (unsigned u = metadata_unit(s) + 1; u < SEGMENT_UNITS; u++)
+			use(is_used, s * 64 + u, unit_word_units(words[u]), units);
+	}
+}
+
+static void take_snap(const fm_heap *heap)
+{
+	struct snap *snap = &t.snaps[t.snaps_used++];
+
+	assert_true(t.snaps_used < MAX_SNAPS);
+	snap->size = store_of(heap)->size;
+	snap->bytes = mmap(NULL, snap->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	assert_true(snap->bytes != MAP_FAILED);
+	snap->is_used = calloc(snap->size / UNIT_SIZE + 1, 1);
+	assert_non_null(snap->is_used);
+	find_used(heap, snap->is_used, snap->size / UNIT_SIZE);
+	for (uint64_t page = 0; page < snap->size / 4096; page++) {
+		static const uint8_t zeros[4096];
+		const uint8_t *now = (const uint8_t *)heap->mem + page * 4096;
+
+		if (!atomic_is_own(store_of(heap), page) && memcmp(now, zeros, 4096) != 0)
+			memcpy(snap->bytes + page * 4096, now, 4096);
+	}
+}
+
+/* Is all that the commit uses what it was? The first page that is not, or UINT64_MAX. */
+static uint64_t first_difference(const fm_heap *heap, const struct snap *snap)
+{
+	for (uint64_t page = 0; page < snap->size / 4096; page++) {
+		if (!snap->is_used[page * 4096 / UNIT_SIZE] || atomic_is_own(store_of(heap), page))
+			continue;
+		if (page * 4096 >= store_of(heap)->size ||
+		    memcmp((const uint8_t *)heap->mem + page * 4096, snap->bytes + page * 4096, 4096) != 0)
+			return page;
+	}
+	return UINT64_MAX;
+}
+
+static void drop_snaps(void)
+{
+	while (t.snaps_used) {
+		struct snap *snap = &t.snaps[--t.snaps_used];
+
+		munmap(snap->bytes, snap->size);
+		free(snap->is_used);
+	}
+}
+
+/* ---------------------------------------------------------------- doing */
+
+static struct fm_options options_of(const struct shape *shape)
+{
+	struct fm_options options = {
+		.size = sizeof(options),
+		.address_space = 128 << 20,
+		.disable = FM_NO_ATFORK | (shape->thread ? 0 : FM_NO_CHECKPOINT),
+		.journal_max = shape->journal_max,
+		.sector = shape->sector,
+	};
+
+	return options;
+}
+
+static fm_heap *open_it(int fd, unsigned flags)
+{
+	struct fm_options options = options_of(t.shape);
+	fm_heap *heap = fm_open_fd(fd, FM_ATOMIC | flags, &options);
+
+	if (!heap)
+		fail_msg("%s: opening: %s", t.shape->name, fm_last_error());
+	return heap;
+}
+
+/* Offsets of objects are kept in the application's page. */
+static uint64_t *slots_of(const fm_heap *heap)
+{
+	return (uint64_t *)(void *)((char *)heap->mem + PAGE_SIZE);
+}
+
+static void change(fm_heap *heap)
+{
+	uint64_t *slots = slots_of(heap);
+	unsigned n = (unsigned)proc_below(&t.rng, proc_below(&t.rng, 8) ? 6 : 60) + 1;
+
+	for (unsigned i = 0; i < n; i++) {
+		unsigned k = (unsigned)proc_below(&t.rng, OBJECTS);
+		size_t size = proc_below(&t.rng, 12) ? proc_below(&t.rng, 300) + 8 : proc_below(&t.rng, 30000) + 8;
+		char name[8];
+
+		if (t.shape->large && proc_below(&t.rng, 60) == 0)
+			size = proc_below(&t.rng, 3000000) + 500000;
+		switch (proc_below(&t.rng, 8)) {
+		case 0:
+			snprintf(name, sizeof(name), "r%u", k % 8);
+			assert_int_equal(fm_root_set(heap, name, fm_at(heap, slots[k]), 3), 0);
+			break;
+		case 1:
+		case 2:
+			if (slots[k])
+				assert_int_equal(fm_free(fm_at(heap, slots[k])), 0);
+			slots[k] = 0;
+			break;
+		case 3:
+			if (slots[k])
+				memset(fm_at(heap, slots[k]), (int)i, fm_usable_size(fm_at(heap, slots[k])) / 2 + 1);
+			break;
+		default: {
+			void *p = slots[k] ? fm_realloc(heap, fm_at(heap, slots[k]), size) : fm_malloc(heap, size);
+
+			assert_non_null(p);
+			proc_fill(p, proc_rand(&t.rng), size);
+			slots[k] = fm_offset_of(heap, p);
+		}
+		}
+	}
+}
+
+static void commit(fm_heap *heap)
+{
+	take_snap(heap);
+	sim_note(&t.sim, NOTE_COMMIT, t.snaps_used - 1);
+	if (fm_commit(heap))
+		fail_msg("%s: commit: %s", t.shape->name, fm_last_error());
+	sim_note(&t.sim, NOTE_COMMITTED, t.snaps_used - 1);
+}
+
+static void work(int fd)
+{
+	fm_heap *heap = open_it(fd, FM_CREATE);
+
+	take_snap(heap);
+	sim_note(&t.sim, NOTE_OPENED, 0);
+	for (unsigned i = 0; i < COMMITS; i++) {
+		change(heap);
+		commit(heap);
+		if (proc_below(&t.rng, 8) == 0) {
+			change(heap);
+			assert_int_equal(fm_rollback(heap), 0);
+			assert_true(first_difference(heap, &t.snaps[t.snaps_used - 1]) == UINT64_MAX);
+		}
+		if (t.shape->reopens && proc_below(&t.rng, 8) == 0) {
+			change(heap);
+			assert_int_equal(fm_close(heap), 0);
+			heap = open_it(fd, 0);
+		}
+	}
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+}
+
+/* ---------------------------------------------------------------- looking */
+
+/* Commits that a state may show. */
+struct allowed {
+	bool may_be_empty;
+	unsigned least, most;
+};
+
+static void print_finding(const struct fm_finding *finding, void *arg)
+{
+	(void)arg;
+	fprintf(stderr, "# fm_check: %#llx is %#llx: %s\n", (unsigned long long)finding->offset,
+	        (unsigned long long)finding->value, finding->text);
+}
+
+/* Which of the allowed commits is it? */
+static unsigned which(const fm_heap *heap, const struct allowed *allowed, const char *what)
+{
+	uint64_t page = 0;
+
+	for (unsigned k = allowed->least; k <= allowed->most; k++) {
+		page = first_difference(heap, &t.snaps[k]);
+		if (page == UINT64_MAX)
+			return k;
+	}
+	fail_msg("seed %llu, %s, state %llu, %s: neither commit %u nor %u; page %llu differs",
+	         (unsigned long long)t.seed, t.shape->name, (unsigned long long)t.states, what, allowed->least,
+	         allowed->most, (unsigned long long)page);
+	return 0;
+}
+
+static fm_heap *open_state(unsigned flags, const struct allowed *allowed)
+{
+	struct fm_options options = options_of(&shapes[0]);
+	fm_heap *heap = fm_open_fd(t.image.fd, FM_ATOMIC | flags, &options);
+
+	if (!heap && !(allowed->may_be_empty && errno == EILSEQ))
+		fail_msg("seed %llu, %s, state %llu: opening with %#x: %s", (unsigned long long)t.seed, t.shape->name,
+		         (unsigned long long)t.states, flags, fm_last_error());
+	return heap;
+}
+
+/* Open the state that is in the image, and see. The recovery is recorded in t.inner. Returns the commit. */
+static unsigned look(const struct allowed *allowed)
+{
+	unsigned before = sim_os.touches, read, k;
+	fm_heap *heap = open_state(FM_RDONLY, allowed);
+
+	t.states++;
+	if (!heap)
+		return 0;
+	read = which(heap, allowed, "read-only");
+	assert_int_equal(fm_close(heap), 0);
+	assert_int_equal(sim_os.touches, before);
+	heap = open_state(0, allowed);
+	k = which(heap, allowed, "recovered");
+	assert_int_equal(k, read);
+	if (fm_check(heap, print_finding, NULL) != 0)
+		fail_msg("seed %llu, %s, state %llu: fm_check", (unsigned long long)t.seed, t.shape->name,
+		         (unsigned long long)t.states);
+	if (proc_below(&t.rng, 16) == 0) {
+		void *p = fm_malloc(heap, 5000);
+
+		assert_non_null(p);
+		memset(p, 1, 5000);
+		slots_of(heap)[511] = fm_offset_of(heap, p);
+		assert_int_equal(fm_commit(heap), 0);
+		assert_int_equal(fm_close(heap), 0);
+		heap = open_state(0, allowed);
+		assert_int_equal(((char *)fm_at(heap, slots_of(heap)[511]))[4999], 1);
+		assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	}
+	assert_int_equal(fm_close(heap), 0);
+	return k;
+}
+
+/* The power goes during the recovery of the state in the image, again and again, to a depth of three. */
+static void crash_recovery(const struct allowed *allowed, unsigned depth)
+{
+	struct sim_player player;
+	uint32_t cut;
+	struct allowed exactly;
+	fm_heap *heap;
+	uint64_t size = t.image.size == UINT64_MAX ? t.image.room : t.image.size;
+	struct stat st;
+
+	assert_int_equal(fstat(t.image.fd, &st), 0);
+	size = (uint64_t)st.st_size;
+	sim_player_init(&player, &t.inner, ROOM);
+	memcpy(player.stable, t.image.map, size);
+	player.stable_size = size;
+	sim_rewind(&t.inner, size);
+	sim_os.sim = &t.inner;
+	t.inner.is_recording = true;
+	heap = open_state(0, allowed);
+	t.inner.is_recording = false;
+	if (!heap) {
+		sim_player_drop(&player);
+		sim_os.touches = 5000;
+		return;
+	}
+	exactly.may_be_empty = false;
+	exactly.least = exactly.most = which(heap, allowed, "recovered");
+	t.inner.is_recording = false;
+	assert_int_equal(fm_close(heap), 0);
+	cut = (uint32_t)proc_below(&t.rng, t.inner.count + 1);
+	while (player.at < cut)
+		sim_step(&player);
+	sim_os.touches = 5000; /* the image is made from scratch */
+	sim_state(&player, &t.image, (enum sim_choice)proc_below(&t.rng, SIM_CHOICES), proc_rand(&t.rng), &t.rng);
+	if (depth > 1)
+		crash_recovery(&exactly, depth - 1);
+	else
+		look(&exactly);
+	sim_player_drop(&player);
+	sim_os.touches = 5000;
+}
+
+static void states_at(struct sim_player *player, const struct allowed *allowed, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		/* few un-synced writes: all subsets by their number; many: some */
+		enum sim_choice choice = i < 2 ? (enum sim_choice)i : (enum sim_choice)(SIM_SUBSET + i % 3);
+
+		sim_state(player, &t.image, choice, i / 3, &t.rng);
+		look(allowed);
+	}
+	if (proc_below(&t.rng, 6) == 0) {
+		sim_state(player, &t.image, SIM_SUBSET, proc_rand(&t.rng), &t.rng);
+		crash_recovery(allowed, 1 + (unsigned)proc_below(&t.rng, 3));
+	}
+}
+
+static void play(void)
+{
+	struct sim_player player;
+	struct allowed allowed = {true, 0, 0};
+	uint64_t end = t.states + t.per_shape;
+	uint64_t points = t.sim.count;
+
+	if (getenv("FM_DUMP"))
+		for (uint32_t i = 0; i < t.sim.count && i < 60; i++)
+			printf("# %u: kind %d off %llu len %llu begin %u\n", i, t.sim.ops[i].kind,
+			       (unsigned long long)t.sim.ops[i].off, (unsigned long long)t.sim.ops[i].len, t.sim.ops[i].begin);
+
+	sim_player_init(&player, &t.sim, ROOM);
+	sim_os.touches = 5000;
+	t.image.size = UINT64_MAX;
+	while (player.at < t.sim.count) {
+		const struct sim_op *op = &t.sim.ops[player.at];
+		uint64_t left = t.sim.count - player.at;
+		uint64_t budget = end > t.states ? (end - t.states) / left : 0;
+		unsigned n = (unsigned)budget + (proc_below(&t.rng, left) < (end > t.states ? (end - t.states) % left : 0));
+
+		sim_step(&player);
+		if (op->kind == SIM_NOTE && op->off == NOTE_OPENED)
+			allowed.may_be_empty = false;
+		if (op->kind == SIM_NOTE && op->off == NOTE_COMMIT)
+			allowed.most = (unsigned)op->len;
+		if (op->kind == SIM_NOTE && op->off == NOTE_COMMITTED)
+			allowed.least = (unsigned)op->len;
+		if (op->kind != SIM_NOTE)
+			states_at(&player, &allowed, n);
+	}
+	printf("# %s: %llu operations\n", t.shape->name, (unsigned long long)points);
+	sim_player_drop(&player);
+}
+
+/* ---------------------------------------------------------------- all shapes */
+
+static void one_shape(const struct shape *shape)
+{
+	int fd = memfd_create("heap", MFD_CLOEXEC);
+	uint64_t before = t.states;
+	double start = proc_now();
+
+	assert_true(fd >= 0);
+	t.shape = shape;
+	atomic_record_max = shape->record_max;
+	setenv("FMALLOC_TRACK", shape->track, 1);
+	sim_rewind(&t.sim, 0);
+	sim_os.sim = &t.sim;
+	t.sim.is_recording = true;
+	work(fd);
+	t.sim.is_recording = false;
+	setenv("FMALLOC_TRACK", "pagemap", 1);
+	play();
+	printf("# %s: %llu states, %.0f a second\n", shape->name, (unsigned long long)(t.states - before),
+	       (double)(t.states - before) / (proc_now() - start));
+	fflush(stdout);
+	drop_snaps();
+	close(fd);
+}
+
+static void test_shape(void **state)
+{
+	one_shape(*state);
+}
+
+int main(void)
+{
+	enum { SHAPES = sizeof(shapes) / sizeof(shapes[0]) };
+	struct CMUnitTest tests[SHAPES];
+	struct os_stat st;
+	int r;
+
+	t.seed = proc_seed();
+	t.rng = t.seed;
+	t.wanted = proc_env("FM_STATES", 12000);
+	t.per_shape = t.wanted / SHAPES;
+	sim_init(&t.sim, 0);
+	sim_init(&t.inner, 0);
+	sim_image_make(&t.image, ROOM);
+	/* every state is the file that was in use, on the boot that used it */
+	if (os_linux.stat_fd(t.image.fd, &st))
+		return 1;
+	sim_os.id = st.id;
+	sim_os.has_id = true;
+	sim_begin(&t.sim);
+	for (unsigned i = 0; i < SHAPES; i++)
+		tests[i] = (struct CMUnitTest){shapes[i].name, test_shape, NULL, NULL, (void *)(uintptr_t)&shapes[i]};
+	if (getenv("FM_TEST"))
+		cmocka_set_test_filter(getenv("FM_TEST"));
+	r = cmocka_run_group_tests(tests, NULL, NULL);
+	sim_image_drop(&t.image);
+	sim_drop(&t.sim);
+	sim_drop(&t.inner);
+	return r;
+}
