@@ -9,7 +9,7 @@
  *   - fm_check finds nothing, and the heap can be used;
  *   - a crash at any point of the recovery, and of the recovery after that, changes nothing.
  *
- *   FM_STATES   states in all (12000)
+ *   FM_STATES   states in all (7000)
  *   FM_SEED     what is done, and which states
  */
 #define _GNU_SOURCE 1
@@ -20,7 +20,7 @@
 
 #define ROOM     (UINT64_C(256) << 20)
 #define COMMITS  40
-#define OBJECTS  64
+#define OBJECTS  24
 #define MAX_SNAPS 1024
 
 enum note { NOTE_OPENED, NOTE_COMMIT, NOTE_COMMITTED };
@@ -284,18 +284,22 @@ static fm_heap *open_state(unsigned flags, const struct allowed *allowed)
 /* Open the state that is in the image, and see. The recovery is recorded in t.inner. Returns the commit. */
 static unsigned look(const struct allowed *allowed)
 {
-	unsigned before = sim_os.touches, read, k;
-	fm_heap *heap = open_state(FM_RDONLY, allowed);
+	unsigned before = sim_os.touches, read = 0, k;
+	bool reads = proc_below(&t.rng, 8) == 0;
+	fm_heap *heap = reads ? open_state(FM_RDONLY, allowed) : NULL;
 
 	t.states++;
+	if (reads && heap) {
+		read = which(heap, allowed, "read-only");
+		assert_int_equal(fm_close(heap), 0);
+		assert_int_equal(sim_os.touches, before);
+	}
+	heap = open_state(0, allowed);
 	if (!heap)
 		return 0;
-	read = which(heap, allowed, "read-only");
-	assert_int_equal(fm_close(heap), 0);
-	assert_int_equal(sim_os.touches, before);
-	heap = open_state(0, allowed);
 	k = which(heap, allowed, "recovered");
-	assert_int_equal(k, read);
+	if (reads)
+		assert_int_equal(k, read);
 	if (fm_check(heap, print_finding, NULL) != 0)
 		fail_msg("seed %llu, %s, state %llu: fm_check", (unsigned long long)t.seed, t.shape->name,
 		         (unsigned long long)t.states);
@@ -447,7 +451,7 @@ int main(void)
 
 	t.seed = proc_seed();
 	t.rng = t.seed;
-	t.wanted = proc_env("FM_STATES", 12000);
+	t.wanted = proc_env("FM_STATES", 7000);
 	t.per_shape = t.wanted / SHAPES;
 	sim_init(&t.sim, 0);
 	sim_init(&t.inner, 0);

@@ -434,6 +434,30 @@ static inline void sim_image_reset(const struct sim_player *player, struct sim_i
 	image->size = player->stable_size;
 }
 
+/* Opening a state may have made it longer, closing it shorter: give it back the length that is sure. */
+static inline void sim_image_fit(const struct sim_player *player, struct sim_image *image)
+{
+	static const uint8_t zeros[4096];
+	struct stat st;
+	uint64_t from;
+
+	if (fstat(image->fd, &st))
+		abort();
+	from = (uint64_t)st.st_size;
+	image->size = player->stable_size;
+	if (from == player->stable_size)
+		return;
+	if (ftruncate(image->fd, (off_t)player->stable_size))
+		abort();
+	for (uint64_t off = from; off < player->stable_size; off += 4096 - off % 4096) {
+		uint64_t n = 4096 - off % 4096;
+
+		n = player->stable_size - off < n ? player->stable_size - off : n;
+		if (memcmp(player->stable + off, zeros, n) != 0)
+			memcpy(image->map + off, player->stable + off, n);
+	}
+}
+
 /* Make the image a state at the player's place. It was made by this function, or reset, before, and everything that
  * changed it since is in sim_os.touched. Returns the number of operations that were not sure. */
 static inline uint32_t sim_state(const struct sim_player *player, struct sim_image *image, enum sim_choice choice,
@@ -442,13 +466,11 @@ static inline uint32_t sim_state(const struct sim_player *player, struct sim_ima
 	uint64_t size = player->stable_size, sizes = 0, keep, grain = choice == SIM_TORN ? SECTOR : 4096;
 	static uint64_t (*ranges)[2];
 	static uint32_t ranges_used, ranges_room;
-	struct stat st;
 
-	/* opening a state may have made it longer, closing it shorter */
-	if (fstat(image->fd, &st) || (uint64_t)st.st_size != player->stable_size)
-		image->size = UINT64_MAX;
+	if (image->size != UINT64_MAX)
+		sim_image_fit(player, image);
 	/* back to what is sure */
-	if (sim_os.touches > 4096 || image->size != player->stable_size) {
+	if (sim_os.touches > 4096 || image->size == UINT64_MAX) {
 		sim_image_reset(player, image);
 	} else {
 		for (unsigned i = 0; i < sim_os.touches; i++) {
@@ -479,13 +501,8 @@ static inline uint32_t sim_state(const struct sim_player *player, struct sim_ima
 			keep--;
 		}
 	}
-	if (size != image->size || size != player->stable_size) {
-		/* a state of another length is made from scratch, and so is the next */
-		sim_image_reset(player, image);
-		if (ftruncate(image->fd, (off_t)size))
-			abort();
-		image->size = UINT64_MAX;
-	}
+	if (size != player->stable_size && ftruncate(image->fd, (off_t)size))
+		abort();
 	for (uint32_t k = 0; k < player->pendings; k++) {
 		const struct sim_op *op = &player->sim->ops[player->pending[k]];
 		uint64_t end = op->off + op->len < size ? op->off + op->len : size;
