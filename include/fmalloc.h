@@ -421,7 +421,7 @@ struct fm_statistics {
 	uint64_t journal_bytes; /* written into the journal */
 	uint64_t applied_bytes; /* written to their places */
 	uint64_t journal_size;  /* bytes that the journal takes in the file now */
-	uint64_t flushes;       /* synchronous writes and syncs: of commits, */
+	uint64_t flushes;       /* synchronous writes and syncs: of commits, one each if all goes well, */
 	uint64_t growth_flushes;     /* because the file or the journal grew, */
 	uint64_t checkpoint_flushes; /* and of checkpoints */
 	uint64_t checkpoints;

@@ -178,6 +178,34 @@ int heap_rollback(struct heap *heap)
 	return tell(r, "fm_rollback");
 }
 
+/* ---------------------------------------------------------------- statistics */
+
+void heap_commit_stats(struct heap *heap, struct fm_statistics *stats)
+{
+	const struct atomic *atomic = heap->store.atomic;
+	const struct journal *journal;
+
+	stats->is_atomic = heap->store.is_atomic;
+	if (!atomic)
+		return;
+	journal = &atomic->journal;
+	stats->commits = load_relaxed(&atomic->commits);
+	stats->commit_calls = load_relaxed(&heap->commit_calls);
+	stats->rollbacks = load_relaxed(&atomic->rollbacks);
+	stats->pages_found = load_relaxed(&atomic->pages_found);
+	stats->pages_changed = load_relaxed(&atomic->pages_changed);
+	stats->journal_bytes = load_relaxed(&journal->bytes);
+	stats->applied_bytes = load_relaxed(&atomic->applied_bytes);
+	stats->journal_size = load_relaxed(&journal->capacity);
+	stats->growth_flushes = load_relaxed(&journal->growth_flushes);
+	stats->checkpoint_flushes = load_relaxed(&journal->checkpoint_flushes);
+	stats->flushes = load_relaxed(&journal->flushes);
+	stats->checkpoints = load_relaxed(&journal->checkpoints);
+	stats->waits = load_relaxed(&journal->waits);
+	stats->kept_bytes = load_relaxed(&atomic->kept_pages) * LENGTH_PAGE;
+	stats->tracking = atomic->track.way->kind;
+}
+
 /* ---------------------------------------------------------------- declared writes */
 
 int heap_will_write(struct heap *heap, const void *addr, size_t len)

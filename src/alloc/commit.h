@@ -15,6 +15,9 @@ int heap_end(struct heap *heap);
 int heap_abort(struct heap *heap);
 int heap_will_write(struct heap *heap, const void *addr, size_t len);
 
+/* Fill in the part of atomic heaps. Of any heap. */
+void heap_commit_stats(struct heap *heap, struct fm_statistics *stats);
+
 /* A thread ends inside its section. */
 void heap_section_abandoned(struct heap *heap);
 

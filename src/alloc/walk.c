@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "walk.h"
 
+#include "commit.h"
 #include "../base/status.h"
 #include "directory.h"
 #include "large.h"
@@ -178,6 +179,7 @@ int walk_stats(struct heap *heap, struct fm_statistics *stats)
 	stats->max_size = heap->store.max_size;
 	stats->address_space = heap->store.reserved;
 	stats->generation = heap->store.super.rec.generation;
+	heap_commit_stats(heap, stats);
 	if (roots_set_make(heap, &own))
 		return -1;
 	for (uint64_t s = 0; s << SEGMENT_SHIFT < heap_size(heap); s++) {

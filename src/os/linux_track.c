@@ -4,8 +4,8 @@
  *
  * userfaultfd in its asynchronous write-protect mode (Linux 6.7): a store into a protected page clears the
  * protection in the kernel, without a message and for kernel-mode stores (read(2) into the heap) as well;
- * PAGEMAP_SCAN gives the pages without protection and protects them again in one step. A page that no
- * private copy was made of (FILE) can't have been written. Both came after the headers of Debian 12: what is
+ * PAGEMAP_SCAN gives the pages without protection and protects them again in one step; pages that were only read are
+ * among them once. Both came after the headers of Debian 12: what is
  * missing there is declared here, and whether the kernel has it is found out at run time.
  */
 #define _GNU_SOURCE
@@ -49,7 +49,6 @@ enum {
 	SCAN_WP_MATCHING = 1,
 	SCAN_CHECK_WPASYNC = 2,
 	CATEGORY_WRITTEN = 2,
-	CATEGORY_FILE = 4,
 	CATEGORY_PRESENT = 8,
 	CATEGORY_SWAPPED = 16,
 };
@@ -70,19 +69,18 @@ int track_pagemap(void)
 	return high < 0 ? -errno : high;
 }
 
-int track_scan(int fd, enum os_scan what, uint64_t *from, uint64_t to, struct os_range *found, unsigned n)
+int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n)
 {
 	struct scan_region regions[REGIONS];
-	bool written = what == OS_SCAN_WRITTEN;
 	struct scan_arg arg = {
 		.size = sizeof(arg),
-		.flags = written ? SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC : 0,
+		.flags = SCAN_WP_MATCHING | SCAN_CHECK_WPASYNC,
 		.start = *from,
 		.end = to,
 		.vec = (uintptr_t)regions,
 		.vec_len = n < REGIONS ? n : REGIONS,
-		.category_mask = CATEGORY_WRITTEN | CATEGORY_FILE,
-		.category_inverted = CATEGORY_FILE | (written ? 0 : CATEGORY_WRITTEN),
+		/* not CATEGORY_FILE: the kernel would look at each page's descriptor, 36 ns instead of 2 [measured] */
+		.category_mask = CATEGORY_WRITTEN,
 		.category_anyof_mask = CATEGORY_PRESENT | CATEGORY_SWAPPED,
 		.return_mask = CATEGORY_PRESENT,
 	};
@@ -111,7 +109,7 @@ static int probe_scan(void *at, uint64_t len)
 
 	if (fd < 0)
 		return fd;
-	r = track_scan(fd, OS_SCAN_WRITTEN, &from, (uintptr_t)at + len, &range, 1);
+	r = track_scan(fd, &from, (uintptr_t)at + len, &range, 1);
 	close(fd);
 	return r < 0 ? r : 0;
 }

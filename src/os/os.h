@@ -35,12 +35,6 @@ struct os_range {
 	uint64_t start, end;
 };
 
-/* Which pages a scan finds, of those that are private copies (or are swapped out). */
-enum os_scan {
-	OS_SCAN_WRITTEN,      /* written since they were found last; from now on they count as not written */
-	OS_SCAN_NOT_WRITTEN,  /* the others; nothing changes */
-};
-
 /* A store into a page that os->protect() made read-only. True: the page can be written now, try again. Called in
  * a signal handler. */
 typedef bool os_fault_handler(void *addr);
@@ -90,9 +84,10 @@ struct os_calls {
 	int (*watch)(void *at, uint64_t len);                          /* fd: stores into the range are noted from now
 	                                                                  on; as long as it is open */
 	int (*pagemap)(void);                                          /* fd for the next two */
-	int (*scan)(int fd, enum os_scan what, uint64_t *from, uint64_t to, struct os_range *found,
-	            unsigned n);                                       /* how many were found; *from is moved to
-	                                                                  where the scan ended */
+	int (*scan)(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n); /* ranges of pages that
+	                                                                  may have been written since they were found
+	                                                                  last: how many; *from is moved to where the
+	                                                                  scan ended */
 	int (*private_pages)(int fd, uint64_t from, unsigned n, uint8_t *is_private); /* a byte for each page */
 	int (*on_fault)(os_fault_handler *handler);                    /* once a process; others' faults go on to
 	                                                                  whoever had the signal before */

@@ -11,6 +11,9 @@
 
 uint64_t atomic_record_max = RECORD_MAX;
 
+/* Unchanged pages that are looked up together. */
+#define UNCHANGED_RUN 512
+
 bool atomic_is_own(const struct store *store, uint64_t page)
 {
 	uint64_t off = page * LENGTH_PAGE;
@@ -93,25 +96,51 @@ static void begin_record(struct atomic *atomic)
 	record_header(&atomic->record)->file_size = atomic->file_size;
 }
 
+/* Pages [from, to) were found and are unchanged: only read, or written with what was there. Those that are private
+ * copies are kept, or dropped; nothing is to be done for the others. */
+static void settle_unchanged(struct atomic *atomic, uint64_t from, uint64_t to)
+{
+	uint64_t ratio = os->page_size() / LENGTH_PAGE;
+	uint8_t is_private[UNCHANGED_RUN];
+
+	if (from == to || ratio != 1)
+		return;
+	if (atomic->track.pagemap_fd < 0 ||
+	    os->private_pages(atomic->track.pagemap_fd, (uintptr_t)atomic->store->base + from * LENGTH_PAGE,
+	                      (unsigned)(to - from), is_private))
+		return;
+	for (uint64_t page = from; page < to; page++) {
+		if (!is_private[page - from])
+			pageset_remove(&atomic->track.found, page);
+		else if (atomic->track.drops_unchanged &&
+		         os->advise(atomic->store->base + page * LENGTH_PAGE, LENGTH_PAGE, OS_DROP) == 0)
+			pageset_remove(&atomic->track.found, page);
+	}
+}
+
 /* Compare the found pages from *page on, until the record is full. 1: it is, 0: all were compared, or -errno. */
 static int compare_from(struct atomic *atomic, uint64_t *page)
 {
 	struct pageset *found = &atomic->track.found;
+	uint64_t from = 0, to = 0; /* the last run of unchanged ones */
+	int r = 0;
 
 	for (; *page != UINT64_MAX; *page = pageset_next(found, *page + 1)) {
-		int r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
-
-		if (r == -ENOSPC)
-			return 1;
+		r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
 		if (r < 0)
-			return r;
+			break;
 		atomic->pages_found++;
 		atomic->pages_changed += (uint64_t)r;
-		if (r == 0 && atomic->track.drops_unchanged && os->page_size() == LENGTH_PAGE &&
-		    os->advise(atomic->store->base + *page * LENGTH_PAGE, LENGTH_PAGE, OS_DROP) == 0)
-			pageset_remove(found, *page);
+		if (r)
+			continue;
+		if (*page != to || to - from == UNCHANGED_RUN) {
+			settle_unchanged(atomic, from, to);
+			from = *page;
+		}
+		to = *page + 1;
 	}
-	return 0;
+	settle_unchanged(atomic, from, to);
+	return r == -ENOSPC ? 1 : r < 0 ? r : 0;
 }
 
 int atomic_prepare(struct atomic *atomic, bool *changed)

@@ -56,6 +56,7 @@ static int open_faults(struct track *track)
 		r = protect_all(track);
 	if (r)
 		return r;
+	track->pagemap_fd = os->pagemap(); /* it does without */
 	pthread_mutex_lock(&lock);
 	store_relaxed(&track->next, tracks);
 	store_release(&tracks, track);
@@ -72,6 +73,8 @@ static void close_faults(struct track *track)
 		at = &(*at)->next;
 	store_release(at, track->next);
 	pthread_mutex_unlock(&lock);
+	if (track->pagemap_fd >= 0)
+		os->close(track->pagemap_fd);
 }
 
 static int extended(struct track *track, uint64_t from, uint64_t to)
