@@ -7,7 +7,9 @@
  *   - the content is exactly that of commit k or k + 1, and of k + 1 if that commit had returned;
  *   - a read-only opening sees the same and writes nothing;
  *   - fm_check finds nothing, and the heap can be used;
- *   - a crash at any point of the recovery, and of the recovery after that, changes nothing.
+ *   - a crash at any point of the recovery, and of the recovery after that, changes nothing;
+ *   - nor does a power cut in a recovery that followed a kill, whose page cache showed what the device has not, be it
+ *     that no later sync brings it there.
  *
  *   FM_STATES   states in all (7000)
  *   FM_SEED     what is done, and which states
@@ -361,19 +363,95 @@ static void crash_recovery(const struct allowed *allowed, unsigned depth)
 	sim_os.touches = 5000;
 }
 
+static enum sim_choice any_choice(void)
+{
+	static const enum sim_choice often[8] = {SIM_NONE, SIM_ALL, SIM_SUBSET, SIM_SUBSET,
+	                                         SIM_TORN, SIM_TORN, SIM_TORN, SIM_PAGES};
+
+	return often[proc_below(&t.rng, 8)];
+}
+
+/* The process is killed: the page cache has everything. The heap is opened again, on the same boot, and then the power
+ * goes: nothing that the first process had not synced needs to be on the device, and if the cache `lies`, no
+ * sync brings it there: a write error was forgotten. */
+static void kill_then_cut(struct sim_player *player, const struct allowed *allowed, bool lies)
+{
+	uint32_t old_count = t.sim.count, cut, pendings = player->pendings, at = player->at;
+	uint64_t old_size = t.sim.size;
+	struct sim_op *later = malloc((old_count - at + 1) * sizeof(*later));
+	struct sim_player second;
+	struct allowed exactly = {false, 0, 0};
+	struct stat st;
+	fm_heap *heap;
+
+	assert_non_null(later);
+	memcpy(later, t.sim.ops + at, (old_count - at) * sizeof(*later));
+	sim_state(player, &t.image, SIM_ALL, 0, &t.rng);
+	assert_int_equal(fstat(t.image.fd, &st), 0);
+	t.sim.count = at;
+	t.sim.size = (uint64_t)st.st_size;
+	sim_os.sim = &t.sim;
+	t.sim.is_recording = true;
+	heap = open_state(0, allowed);
+	t.sim.is_recording = false;
+	if (heap) {
+		exactly.least = exactly.most = which(heap, allowed, "after a kill");
+		assert_int_equal(fm_close(heap), 0);
+		/* the commit that is seen now is acknowledged by being seen, once opening has returned */
+		cut = at + (uint32_t)proc_below(&t.rng, t.sim.count - at + 1);
+		if (cut < t.sim.count)
+			exactly = *allowed;
+		sim_player_init(&second, &t.sim, ROOM);
+		memcpy(second.stable, player->stable, player->stable_size);
+		second.stable_size = player->stable_size;
+		second.at = at;
+		second.pendings = second.pendings_room = pendings;
+		second.pending = malloc((pendings + 1) * sizeof(*second.pending));
+		assert_non_null(second.pending);
+		memcpy(second.pending, player->pending, pendings * sizeof(*second.pending));
+		second.lost_before = lies ? at : 0;
+		second.page_settled = calloc(ROOM / 4096, sizeof(*second.page_settled));
+		assert_non_null(second.page_settled);
+		while (second.at < cut)
+			sim_step(&second);
+		sim_os.touches = 5000;
+		sim_state(&second, &t.image, any_choice(), proc_rand(&t.rng), &t.rng);
+		if (getenv("FM_DUMP")) {
+			printf("# killed at %u, cut at %u of %u, lies %d, allowed %u..%u\n", at, cut, t.sim.count, lies,
+			       exactly.least, exactly.most);
+			for (uint32_t i = at > 40 ? at - 40 : 0; i < t.sim.count; i++)
+				printf("#   %u: kind %d off %llu len %llu begin %u\n", i, t.sim.ops[i].kind,
+				       (unsigned long long)t.sim.ops[i].off, (unsigned long long)t.sim.ops[i].len,
+				       t.sim.ops[i].begin);
+		}
+		look(&exactly);
+		sim_player_drop(&second);
+	}
+	sim_os.touches = 5000;
+	memcpy(t.sim.ops + at, later, (old_count - at) * sizeof(*later));
+	t.sim.count = old_count;
+	t.sim.size = old_size;
+	free(later);
+}
+
 static void states_at(struct sim_player *player, const struct allowed *allowed, unsigned n)
 {
-	for (unsigned i = 0; i < n; i++) {
-		/* few un-synced writes: all subsets by their number; many: some */
-		enum sim_choice choice = i < 2 ? (enum sim_choice)i : (enum sim_choice)(SIM_SUBSET + i % 3);
+	/* few un-synced writes: all subsets by their number, as far as states go; else some */
+	bool all = player->pendings < 12 && n > 1u << player->pendings;
 
-		sim_state(player, &t.image, choice, i / 3, &t.rng);
+	for (unsigned i = 0; i < n; i++) {
+		bool by_number = all && i < 1u << player->pendings;
+
+		sim_state(player, &t.image, by_number ? SIM_SUBSET : any_choice(),
+		          by_number ? i : proc_rand(&t.rng), &t.rng);
 		look(allowed);
 	}
-	if (proc_below(&t.rng, 6) == 0) {
-		sim_state(player, &t.image, SIM_SUBSET, proc_rand(&t.rng), &t.rng);
+	if (n && proc_below(&t.rng, 6) == 0) {
+		sim_state(player, &t.image, any_choice(), proc_rand(&t.rng), &t.rng);
 		crash_recovery(allowed, 1 + (unsigned)proc_below(&t.rng, 3));
 	}
+	if (n && proc_below(&t.rng, 6) == 0)
+		kill_then_cut(player, allowed, proc_below(&t.rng, 2));
 }
 
 static void play(void)

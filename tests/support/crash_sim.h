@@ -262,6 +262,9 @@ struct sim_player {
 	uint64_t stable_size;
 	uint32_t *pending;     /* operations that are not surely on the device, in order */
 	uint32_t pendings, pendings_room;
+	uint32_t lost_before;  /* writes before this operation are clean in the page cache, and not on the device: a page
+	                          of them goes there with the next write into it */
+	uint32_t *page_settled; /* with lost writes: the last operation that brought each page to the device */
 };
 
 static inline void sim_player_init(struct sim_player *player, const struct sim *sim, uint64_t room)
@@ -278,6 +281,12 @@ static inline void sim_player_drop(struct sim_player *player)
 {
 	munmap(player->stable, player->room);
 	free(player->pending);
+	free(player->page_settled);
+}
+
+static inline bool sim_is_write(const struct sim_op *op)
+{
+	return op->kind == SIM_WRITE || op->kind == SIM_WSYNC || op->kind == SIM_ZERO;
 }
 
 /* Bytes [low, high) of what `op` writes go to `to`. */
@@ -293,11 +302,6 @@ static inline void sim_copy(uint8_t *to, const struct sim_op *op, uint64_t low, 
 		memset(to + low, 0, high - low);
 }
 
-static inline bool sim_is_write(const struct sim_op *op)
-{
-	return op->kind == SIM_WRITE || op->kind == SIM_WSYNC || op->kind == SIM_ZERO;
-}
-
 /* The file's length becomes `size` on the device for sure; what a cut takes away is zero if it grows again. */
 static inline void sim_set_size(struct sim_player *player, uint64_t size)
 {
@@ -306,10 +310,31 @@ static inline void sim_set_size(struct sim_player *player, uint64_t size)
 	player->stable_size = size;
 }
 
+/* The pages of operation `i` go to the device as the cache has them, with what was lost in them. */
+static inline void sim_settle_lost(struct sim_player *player, uint32_t i)
+{
+	const struct sim_op *op = &player->sim->ops[i];
+	uint64_t low = op->off / 4096 * 4096, high = (op->off + op->len + 4095) / 4096 * 4096;
+
+	if (!player->lost_before || !sim_is_write(op))
+		return;
+	for (uint32_t k = 0; k < player->pendings && player->pending[k] < player->lost_before; k++) {
+		const struct sim_op *lost = &player->sim->ops[player->pending[k]];
+
+		for (uint64_t page = low; sim_is_write(lost) && page < high; page += 4096)
+			if (player->page_settled[page / 4096] <= player->pending[k])
+				sim_copy(player->stable, lost, page, page + 4096);
+	}
+	sim_touch(low, high - low);
+	for (uint64_t page = low; page < high; page += 4096)
+		player->page_settled[page / 4096] = i;
+}
+
 static inline void sim_settle(struct sim_player *player, uint32_t i)
 {
 	const struct sim_op *op = &player->sim->ops[i];
 
+	sim_settle_lost(player, i);
 	sim_touch(op->off, op->len);
 
 	if (op->kind == SIM_SIZE) {
@@ -327,8 +352,10 @@ static inline void sim_settle_before(struct sim_player *player, uint32_t begin)
 	uint32_t n = 0;
 
 	for (uint32_t k = 0; k < player->pendings; k++) {
-		if (player->pending[k] < begin)
-			sim_settle(player, player->pending[k]);
+		uint32_t i = player->pending[k];
+
+		if (i < begin && (i >= player->lost_before || player->sim->ops[i].kind == SIM_SIZE))
+			sim_settle(player, i);
 		else
 			player->pending[n++] = player->pending[k];
 	}
@@ -342,11 +369,12 @@ static inline void sim_settle_write(struct sim_player *player, uint32_t begin)
 	uint64_t low = op->off / SECTOR * SECTOR, high = (op->off + op->len + SECTOR - 1) / SECTOR * SECTOR;
 	uint32_t n = 0;
 
+	sim_settle_lost(player, begin);
 	sim_touch(low, high - low);
 	for (uint32_t k = 0; k < player->pendings; k++) {
 		const struct sim_op *other = &player->sim->ops[player->pending[k]];
 
-		if (player->pending[k] <= begin && sim_is_write(other))
+		if (player->pending[k] <= begin && player->pending[k] >= player->lost_before && sim_is_write(other))
 			sim_copy(player->stable, other, low, high);
 		if (player->pending[k] != begin)
 			player->pending[n++] = player->pending[k];
@@ -511,6 +539,15 @@ static inline uint32_t sim_state(const struct sim_player *player, struct sim_ima
 
 		if (!sim_is_write(op) || choice == SIM_NONE || op->off >= end)
 			continue;
+		if (player->pending[k] < player->lost_before) {
+			/* the device may have it, or not; but where the page was written since, that is newer */
+			for (uint64_t low = op->off / 4096 * 4096; low < end; low += 4096)
+				if (player->page_settled[low / 4096] <= player->pending[k] && proc_rand(rng) & 1) {
+					sim_copy(image->map, op, low, low + 4096 < end ? low + 4096 : end);
+					sim_touch(low, 4096);
+				}
+			continue;
+		}
 		if (ranges_used == ranges_room) {
 			ranges_room = ranges_room * 2 + 64;
 			ranges = realloc(ranges, ranges_room * sizeof(*ranges));
