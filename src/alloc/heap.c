@@ -225,6 +225,10 @@ static int close_atomic(struct heap *heap)
 		backing_trim(heap);
 		backing_punch_free(heap, PUNCH_AT_LEAST);
 	}
+	if (!finished) {
+		finished = atomic_mark_clean(atomic);
+		saved = finished ? errno : saved;
+	}
 	store_release(&heap->is_open, 0);
 	heap_unlock(heap);
 	owner_unlock_membership();

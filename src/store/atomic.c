@@ -126,19 +126,29 @@ static void set_clean(struct super_rec *rec, uint64_t oldest)
 	rec->state = SUPER_CLEAN;
 }
 
+static int not_finished(int r)
+{
+	return r ? fail(-r, "the heap is at its last commit, but its journal could not be retired:") : 0;
+}
+
 int atomic_finish(struct atomic *atomic)
 {
-	struct journal *journal = &atomic->journal;
 	int r = atomic_catch_up(atomic);
 
-	checkpoint_stop(journal);
-	if (!r)
-		r = journal_checkpoint(journal);
+	checkpoint_stop(&atomic->journal);
+	return not_finished(r ? r : journal_checkpoint(&atomic->journal));
+}
+
+int atomic_mark_clean(struct atomic *atomic)
+{
+	struct journal *journal = &atomic->journal;
+	int r = os->sync(journal->fd); /* what was cut off and punched: the next commits compare with zeros there */
+
 	if (!r && journal_is_poisoned(journal))
 		r = -EIO;
 	if (!r)
 		r = journal_update_super(journal, set_clean, journal->oldest);
-	return r ? fail(-r, "the heap is at its last commit, but its journal could not be retired:") : 0;
+	return not_finished(r);
 }
 
 void atomic_close(struct store *store)

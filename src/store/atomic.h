@@ -62,9 +62,11 @@ int recover_into_memory(struct store *store);
  * after fail(). */
 int atomic_open(struct store *store, const struct store_request *request, const char *way);
 
-/* Everything applied, synced and retired; the superblock says so. -1 after fail() if not: then the journal still
- * has it. */
+/* Everything applied, synced and retired; no thread is left. -1 after fail() if not: then the journal still has it. */
 int atomic_finish(struct atomic *atomic);
+
+/* After that, and after the file's unused space was given back: the heap is closed in order. 0, or -1 after fail(). */
+int atomic_mark_clean(struct atomic *atomic);
 void atomic_close(struct store *store);
 
 /* The file has `size` bytes now, and the mapping is accessible so far. Needs heap->lock. 0 or -errno. */

@@ -5,7 +5,7 @@
  *   R1  the superblock and the needed records are written again and synced, before anything relies on them: what
  *       this boot's page cache shows may not be on the device, and may be there only because a failed write was
  *       forgotten
- *   R2  the commits are applied in order, and the file synced
+ *   R2  the commits are applied in order, and the file synced, also if there are none
  *   R3  the superblock names a new generation, in which nothing is needed; only then may a commit begin
  *
  * A crash before R3 leaves the old generation with the same records: all begins again, with the same result.
@@ -111,8 +111,10 @@ int recover_atomic(struct store *store)
 		return -1;
 	r = rewrite_super(store);
 	if (!r && replay.needed)
-		r = rewrite_records(&replay) || sync_file(store) || replay_each(&replay, put_into_file, store) ||
-		    sync_file(store);
+		r = rewrite_records(&replay) || sync_file(store) || replay_each(&replay, put_into_file, store);
+	/* also the holes that a process punched when it was killed: commits compare with the zeros there */
+	if (!r && store->super.rec.state != SUPER_CLEAN)
+		r = sync_file(store);
 	if (!r)
 		r = begin_generation(store);
 	replay_drop(&replay);

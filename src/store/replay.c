@@ -125,15 +125,13 @@ static int note(struct replay *replay)
 
 	if (r)
 		return fail(-r, "memory for the journal's records:");
-	if (header->file_size > replay->store->size)
-		return fail(EBADMSG, "the file was cut: it ends at %llu, and a commit was made with %llu bytes",
-		            (unsigned long long)replay->store->size, (unsigned long long)header->file_size);
 	item = &replay->items[replay->count++];
 	item->sequence = header->sequence;
 	item->commit = header->commit;
 	item->position = header->position;
 	item->len = header->len;
 	item->first = header->first;
+	item->file_size = header->file_size;
 	item->kind = header->kind;
 	item->checksum = header->checksum;
 	item->chain_checksum = header->chain_checksum;
@@ -257,6 +255,10 @@ static int choose(struct replay *replay, uint64_t oldest)
 		if (item.commit != next || !chain_is_complete(replay, i))
 			return fail(EBADMSG, "the journal has commit %llu and not all of commit %llu before it",
 			            (unsigned long long)item.commit, (unsigned long long)next);
+		/* J6; what is retired may have been made when the file was longer */
+		if (item.file_size > replay->store->size)
+			return fail(EBADMSG, "the file was cut: it ends at %llu, and a commit was made with %llu bytes",
+			            (unsigned long long)replay->store->size, (unsigned long long)item.file_size);
 		parts = item.sequence - item.first;
 		for (uint64_t k = i - parts; k <= i; k++)
 			replay->items[needed++] = replay->items[k];

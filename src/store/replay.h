@@ -10,7 +10,7 @@
 
 /* What a record's header says, of those that are valid. */
 struct replay_item {
-	uint64_t sequence, commit, position, len, first;
+	uint64_t sequence, commit, position, len, first, file_size;
 	uint32_t kind, checksum, chain_checksum;
 };
 

@@ -126,11 +126,11 @@ int store_truncate(struct store *store, uint64_t size)
 	uint64_t old = store->size;
 	int r;
 
-	/* the journal stays */
+	/* the journal stays; what was only reserved for it goes */
 	for (unsigned i = 0; store->is_atomic && i < JOURNAL_EXTENTS; i++)
 		size = max_u64(size, store->super.rec.journal[i].off + store->super.rec.journal[i].len);
 	if (size >= old)
-		return 0;
+		return store->is_atomic && size < store->end ? os->truncate(store->fd, size) : 0;
 	/* no access beyond the end while it moves */
 	store_release(&store->size, size);
 	os->protect(store->base + size, old - size, false, false);
