@@ -176,6 +176,8 @@ FM_API int fm_sync(fm_heap *heap);
  *                        This handle is poisoned: commit, begin and rollback fail with EIO; reading goes on
  *             EDEADLK    called between this thread's own fm_begin and fm_end
  *             ECANCELED  fm_abort() was called: fm_rollback() first
+ *             EPROTO     FM_DECLARED with FMALLOC_DEBUG=declared in the environment, which makes every commit compare
+ *                        all pages: one was changed and not declared; fm_last_error() says which
  * Threads   any. A thread that holds a lock which another thread takes inside its section deadlocks.
  * Cost      one small synchronous write, beside what grows with the number of pages changed.
  */

@@ -241,6 +241,7 @@ void *alloc_resize(struct heap *heap, void *p, size_t size, enum fm_misuse_kind 
 	moved = alloc_new(heap, size, 8, &is_zero);
 	if (!moved)
 		return NULL;
+	store_wrote(&heap->store, moved, min_u64(size, object.len));
 	memcpy(moved, p, min_u64(size, object.len));
 	if (alloc_free(heap, p, misuse) == 0)
 		return moved;

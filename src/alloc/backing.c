@@ -165,8 +165,10 @@ void backing_punch_free(struct heap *heap, uint64_t min_len)
 
 	for (uint64_t unit = SEGMENT_UNITS; unit <= end; unit++) {
 		const struct segment *segment = &heap->segments[segment_of_unit(unit)];
-		bool can_go = unit < end && known_free(heap, segment_of_unit(unit)) &
-		                                segment->backed & UINT64_C(1) << index_in_segment(unit);
+		/* an atomic heap that is closed has forgotten what it had backed, and a hole may be punched twice */
+		uint64_t backed = heap->store.is_atomic ? ~UINT64_C(0) : segment->backed;
+		bool can_go = unit < end && known_free(heap, segment_of_unit(unit)) & backed &
+		                                UINT64_C(1) << index_in_segment(unit);
 
 		if (can_go && !from)
 			from = unit;

@@ -150,6 +150,9 @@ int heap_commit(struct heap *heap)
 		lead(heap);
 		gate_give(&heap->gate);
 	}
+	if (waiter.result == -EPROTO)
+		return fail(EPROTO, "fm_commit: the page at offset %llu was changed and not declared by fm_will_write",
+		            (unsigned long long)heap->store.atomic->track.undeclared);
 	if (waiter.result == 0)
 		__atomic_fetch_add(&heap->commit_calls, 1, __ATOMIC_RELAXED);
 	return tell(waiter.result, "fm_commit");

@@ -197,6 +197,7 @@ static int add_extent(struct heap *heap)
 	r = backing_ensure(heap, off, SEGMENT_SIZE);
 	if (r)
 		return r;
+	store_metadata(&heap->store, off, SEGMENT_SIZE);
 	if (!backing_take(heap, off, SEGMENT_SIZE))
 		truth_clear_words((uint64_t *)(void *)(heap->store.base + off), DIRECTORY_EXTENT_WORDS);
 	directory_reach_to(heap, segment_no);

@@ -80,8 +80,7 @@ static int make_tables(struct heap *heap)
 	return r ? fail(-r, "reserving memory for the heap's descriptors:") : 0;
 }
 
-/* The truth about a file that ends before what it says is used can't be trusted. */
-static int check_length(struct heap *heap)
+static uint64_t used_end(struct heap *heap)
 {
 	uint64_t last = directory_last(heap);
 	uint64_t end = backing_used_end(heap, last);
@@ -89,6 +88,14 @@ static int check_length(struct heap *heap)
 	/* the last segments may be free, or parts of a huge object: its head tells */
 	while (end == 0 && last > 0)
 		end = backing_used_end(heap, --last);
+	return end;
+}
+
+/* The truth about a file that ends before what it says is used can't be trusted. */
+static int check_length(struct heap *heap)
+{
+	uint64_t end = used_end(heap);
+
 	if (end <= heap->store.size)
 		return 0;
 	return fail(EBADMSG, "the file was cut: it ends at %llu and the heap uses it up to %llu",
@@ -160,7 +167,11 @@ static int bring_to_commit(struct store *store, const struct store_request *requ
 static int begin_commits(struct heap *heap, const struct store_request *request)
 {
 	gate_init(&heap->gate);
-	return atomic_open(&heap->store, request, request->track);
+	if (atomic_open(&heap->store, request, request->track))
+		return -1;
+	for (unsigned i = 0; i < DIRECTORY_EXTENTS && heap->directory_segment[i]; i++)
+		store_metadata(&heap->store, heap->directory_segment[i] << SEGMENT_SHIFT, SEGMENT_SIZE);
+	return 0;
 }
 
 int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive)
@@ -222,6 +233,8 @@ static int close_atomic(struct heap *heap)
 	/* the blocks of what only dropped changes used, and of what the commit freed */
 	if (!finished && atomic_drop_changes(atomic) == 0 && heap_reset(heap) == 0) {
 		directory_scan(heap);
+		if (journal_shrink(&atomic->journal, used_end(heap)) == 0)
+			store_reserve_journal(&heap->store);
 		backing_trim(heap);
 		backing_punch_free(heap, PUNCH_AT_LEAST);
 	}

@@ -123,6 +123,7 @@ static uint64_t new_record(struct heap *heap, const char *name, uint64_t target,
 
 	if (off == 0)
 		return 0;
+	store_wrote(&heap->store, root, offsetof(struct root_rec, name) + len);
 	root->type_tag = type_tag;
 	root->target = target;
 	root->name_len = (uint32_t)len;
@@ -145,6 +146,7 @@ static uint64_t *grow_table(struct heap *heap)
 	if (off == 0)
 		return NULL;
 	table = (struct root_table_rec *)(void *)(heap->store.base + off);
+	store_wrote(&heap->store, table, sizeof(*table) + capacity * 8);
 	memset(table, 0, sizeof(*table) + capacity * 8);
 	table->capacity = capacity;
 	if (used)
@@ -171,6 +173,7 @@ static int put(struct heap *heap, const char *name, uint64_t target, uint64_t ty
 	if (record == 0)
 		return -1;
 	old = truth_load(word);
+	store_wrote(&heap->store, word, sizeof(*word));
 	truth_store(word, record);
 	free_object(heap, old);
 	return 0;
@@ -204,6 +207,7 @@ int roots_remove(struct heap *heap, const char *name)
 	if (word) {
 		uint64_t old = truth_load(word);
 
+		store_wrote(&heap->store, word, sizeof(*word));
 		truth_store(word, 0);
 		free_object(heap, old);
 	} else {

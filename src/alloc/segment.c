@@ -163,6 +163,7 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 	const uint64_t *words = unit_words(heap, segment_no);
 	uint64_t free_units;
 
+	store_metadata(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	if (!judge_words(heap, segment_no, &free_units)) {
 		segment->state = SEG_DAMAGED;
 		return;
@@ -257,6 +258,7 @@ static bool segment_create(struct heap *heap)
 	if (r)
 		return cannot_grow(heap, r), false;
 	backing_take(heap, metadata_off(segment_no), UNIT_SIZE);
+	store_metadata(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	truth_clear_words(unit_words(heap, segment_no), PAIRS_LEN / 8);
 	directory_reach_to(heap, segment_no);
 	truth_store(directory_word(heap, segment_no), SEGMENT_METADATA);

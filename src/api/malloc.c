@@ -103,8 +103,10 @@ void *fm_calloc(fm_heap *handle, size_t n, size_t size)
 	if (is_too_large(total))
 		return NULL;
 	p = alloc_new(heap, total, 8, &is_zero);
-	if (p && !is_zero)
+	if (p && !is_zero) {
+		store_wrote(&heap->store, p, total);
 		memset(p, 0, total);
+	}
 	return p;
 }
 
@@ -125,6 +127,7 @@ static char *copy_string(fm_heap *handle, const char *s, size_t len)
 	char *copy = fm_malloc(handle, len + 1);
 
 	if (copy) {
+		store_wrote(&heap_of_handle(handle)->store, copy, len + 1);
 		memcpy(copy, s, len);
 		copy[len] = 0;
 	}

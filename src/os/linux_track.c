@@ -171,9 +171,19 @@ static os_fault_handler *fault_handler;
 static struct sigaction others;
 static pthread_mutex_t fault_lock = PTHREAD_MUTEX_INITIALIZER;
 
+/* Set while a fault is passed on: who had the signal before us may have it pass on to us in turn. */
+static __thread bool is_passing __attribute__((tls_model("initial-exec")));
+
 /* Not ours: to whoever had the signal before us. With the default action the store is tried again, and kills. */
 static void pass_on(int number, siginfo_t *info, void *context)
 {
+	if (is_passing) {
+		struct sigaction action = {.sa_handler = SIG_DFL};
+
+		sigaction(number, &action, NULL);
+		return;
+	}
+	is_passing = true;
 	if (others.sa_flags & SA_SIGINFO && others.sa_sigaction) {
 		others.sa_sigaction(number, info, context);
 	} else if (others.sa_handler != SIG_DFL && others.sa_handler != SIG_IGN) {
@@ -183,6 +193,7 @@ static void pass_on(int number, siginfo_t *info, void *context)
 
 		sigaction(number, &action, NULL);
 	}
+	is_passing = false;
 }
 
 static void on_signal(int number, siginfo_t *info, void *context)
@@ -197,16 +208,17 @@ static void on_signal(int number, siginfo_t *info, void *context)
 int track_on_fault(os_fault_handler *handler)
 {
 	struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_NODEFER | SA_ONSTACK};
+	struct sigaction now;
 	int r = 0;
 
+	sigemptyset(&action.sa_mask);
 	pthread_mutex_lock(&fault_lock);
-	if (!fault_handler) {
-		fault_handler = handler;
-		sigemptyset(&action.sa_mask);
-		if (sigaction(SIGSEGV, &action, &others) < 0) {
+	fault_handler = handler;
+	/* the program, or a library, may have taken the signal since */
+	if (sigaction(SIGSEGV, NULL, &now) < 0 || now.sa_sigaction != on_signal) {
+		others = now;
+		if (sigaction(SIGSEGV, &action, NULL) < 0)
 			r = -errno;
-			fault_handler = NULL;
-		}
 	}
 	pthread_mutex_unlock(&fault_lock);
 	return r;

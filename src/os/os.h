@@ -89,7 +89,7 @@ struct os_calls {
 	                                                                  last: how many; *from is moved to where the
 	                                                                  scan ended */
 	int (*private_pages)(int fd, uint64_t from, unsigned n, uint8_t *is_private); /* a byte for each page */
-	int (*on_fault)(os_fault_handler *handler);                    /* once a process; others' faults go on to
+	int (*on_fault)(os_fault_handler *handler);                    /* for the process; others' faults go on to
 	                                                                  whoever had the signal before */
 
 	/* The machine. */

@@ -29,7 +29,7 @@ bool store_is_journal(const struct store *store, uint64_t segment_no)
 void store_reserve_journal(struct store *store)
 {
 	store->reserved_extents = 0;
-	store->end = store->size;
+	store->end = max_u64(store->end, store->size);
 	for (unsigned i = 0; i < JOURNAL_EXTENTS && store->super.rec.journal[i].len; i++)
 		if (store->super.rec.journal[i].off >= SEGMENT_SIZE)
 			store->reserved_extent[store->reserved_extents++] = store->super.rec.journal[i];
@@ -94,12 +94,13 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 		r = fail(-r, "memory for commits:");
 		goto free_self;
 	}
-	if (track_open(&atomic->track, store, way))
+	if (track_open(&atomic->track, store, request->declared ? track_declared.name : way))
 		goto free_memory;
 	if (journal_open(&atomic->journal, store, limit, !request->no_thread))
 		goto close_track;
 	map_committed(atomic);
 	store->atomic = atomic;
+	store->declares = atomic->track.way->kind == TRACK_DECLARED;
 	return 0;
 
 close_track:
@@ -118,6 +119,23 @@ int atomic_extended(struct store *store, uint64_t size)
 	store->end = max_u64(store->end, size);
 	store_release(&atomic->journal.must_sync, true);
 	return atomic->track.way->extended(&atomic->track, store->size, size);
+}
+
+void store_declare_metadata(struct store *store, uint64_t off, uint64_t len)
+{
+	struct track *track = &store->atomic->track;
+
+	/* where it can't be protected (vm.max_map_count) every commit looks at it */
+	if (track->way->metadata(track, off, off + len))
+		pageset_add(&track->always, off / LENGTH_PAGE, (off + len) / LENGTH_PAGE);
+}
+
+void store_declare_write(struct store *store, const void *addr, uint64_t len)
+{
+	struct track *track = &store->atomic->track;
+	uint64_t off = (uint64_t)((const uint8_t *)addr - store->base);
+
+	track->way->will_write(track, off, off + len);
 }
 
 static void set_clean(struct super_rec *rec, uint64_t oldest)
@@ -164,4 +182,5 @@ void atomic_close(struct store *store)
 	drop_memory(atomic);
 	os->unmap(atomic, round_up(sizeof(*atomic), os->page_size()));
 	store->atomic = NULL;
+	store->declares = false;
 }

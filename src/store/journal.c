@@ -349,6 +349,28 @@ int journal_grow(struct journal *journal)
 	return 0;
 }
 
+static void keep_first_extent(struct super_rec *rec, uint64_t ignored)
+{
+	(void)ignored;
+	memset(&rec->journal[1], 0, (JOURNAL_EXTENTS - 1) * sizeof(rec->journal[1]));
+}
+
+int journal_shrink(struct journal *journal, uint64_t used)
+{
+	int r;
+
+	if (journal->extents == 1 || journal->capacity <= max_u64(used, 2 * EXTENT_MIN))
+		return 0;
+	/* before the space is anybody else's: J7 */
+	r = journal_update_super(journal, keep_first_extent, 0);
+	if (r)
+		return r == -EFBIG ? r : journal_poison(journal, EIO);
+	journal->extents = 1;
+	journal->capacity = journal->extent[0].len;
+	journal->head = journal->applied_head = journal->tail = 0;
+	return 0;
+}
+
 /* ---------------------------------------------------------------- opening */
 
 static void load_extents(struct journal *journal)

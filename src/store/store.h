@@ -42,6 +42,7 @@ struct store {
 	bool is_restoring;  /* used parts are being backed: blocks are not recorded until all are */
 	bool unshares;      /* blocks may be shared with another file: backing takes blocks of our own */
 	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
+	bool declares;      /* FM_DECLARED */
 	bool is_atomic;     /* of kind SUPER_ATOMIC: mapped copy on write */
 	struct atomic *atomic; /* of an atomic heap open for writing; else NULL */
 	struct os_file_id id;
@@ -77,6 +78,25 @@ int store_map_new(struct store *store, struct super_rec *rec, uint64_t address_s
 
 /* Is a part of segment `segment_no` in a journal extent? The journal's word goes before the directory's. */
 bool store_is_journal(const struct store *store, uint64_t segment_no);
+
+/* ---- atomic.c: of heaps with FM_DECLARED */
+
+/* The allocator is going to store into [off, off + len); the library has stored into an object, or is about to. Both do
+ * nothing unless writes are declared. */
+void store_declare_metadata(struct store *store, uint64_t off, uint64_t len);
+void store_declare_write(struct store *store, const void *addr, uint64_t len);
+
+static inline void store_metadata(struct store *store, uint64_t off, uint64_t len)
+{
+	if (store->declares)
+		store_declare_metadata(store, off, len);
+}
+
+static inline void store_wrote(struct store *store, const void *addr, uint64_t len)
+{
+	if (store->declares)
+		store_declare_write(store, addr, len);
+}
 
 /* ---- convert.c: FM_CONVERT. -1 after fail() */
 

@@ -7,7 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &track_pagemap_bits};
+/* The best first; the last only by name. */
+static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &track_pagemap_bits, &track_declared};
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
@@ -35,7 +36,7 @@ int track_open(struct track *track, struct store *store, const char *name)
 	}
 	r = -ENOSYS;
 	for (unsigned i = 0; i < WAYS && r; i++) {
-		if (name && strcmp(name, ways[i]->name) != 0)
+		if (name ? strcmp(name, ways[i]->name) != 0 : ways[i] == &track_declared)
 			continue;
 		known = true;
 		r = try_way(track, ways[i]);
@@ -52,6 +53,8 @@ int track_open(struct track *track, struct store *store, const char *name)
 void track_close(struct track *track)
 {
 	track->way->close(track);
+	pageset_drop(&track->metadata);
+	pageset_drop(&track->always);
 	pageset_drop(&track->found);
 	pageset_drop(&track->noted);
 }

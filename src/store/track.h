@@ -6,7 +6,7 @@
  *   mprotect  granules of 64 KiB are read-only until SIGSEGV tells of the first store. The kernel's own stores into
  *             a read-only granule (read(2), recv) fail with EFAULT: fm_will_write() first
  *   pagemap   all private pages, by /proc/self/pagemap: slow, and needs nothing
- *   declared  what fm_will_write() named; the library's own stores by one of the others (declared.c)
+ *   declared  what fm_will_write() named; the allocator's own stores by mprotect of its metadata alone
  *
  * T1  protect before diff: a page is protected again before its contents are compared, so that a store after the
  *     comparison is found by the next commit
@@ -36,6 +36,8 @@ struct track_way {
 	int (*will_write)(struct track *track, uint64_t from, uint64_t to);
 	/* All private pages were dropped. */
 	int (*dropped)(struct track *track);
+	/* Bytes [from, to) are the allocator's: it stores there without declaring. Before it does. */
+	int (*metadata)(struct track *track, uint64_t from, uint64_t to);
 };
 
 struct track {
@@ -43,15 +45,28 @@ struct track {
 	struct store *store;
 	struct pageset found;  /* the committer's: found, and not committed yet */
 	struct pageset noted;  /* added to at any time: granules written, pages declared */
+	struct pageset metadata; /* declared: pages that are the allocator's; */
+	struct pageset always;   /* those among them that can't be protected */
 	bool drops_unchanged;  /* a page found unchanged is better dropped than kept */
+	bool checks;           /* declared: every private page is compared, for debugging */
+	uint64_t undeclared;   /* and this is the first byte that was changed without a declaration */
 	int watch_fd, pagemap_fd;
 	struct track *next;    /* of those the signal handler knows */
 };
 
-extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits;
+extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits, track_declared;
 
 /* Choose: the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
 int track_open(struct track *track, struct store *store, const char *name);
 void track_close(struct track *track);
+
+/* ---- track_mprotect.c, for track_declared.c too */
+
+/* SIGSEGV for a store into the heap opens a granule and notes it, from now on; or no longer. 0 or -errno. */
+int track_join_faults(struct track *track);
+void track_leave_faults(struct track *track);
+
+/* Make those noted pages read-only that are in `which` (NULL: all), then they are found. 0 or -errno. */
+int track_find_noted(struct track *track, const struct pageset *which);
 
 #endif

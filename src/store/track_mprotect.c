@@ -48,23 +48,21 @@ static int protect_all(struct track *track)
 	return os->protect(store->base, round_up(store->size, os->page_size()), true, false);
 }
 
-static int open_faults(struct track *track)
+int track_join_faults(struct track *track)
 {
 	int r = os->on_fault(on_fault);
 
-	if (!r)
-		r = protect_all(track);
 	if (r)
 		return r;
-	track->pagemap_fd = os->pagemap(); /* it does without */
 	pthread_mutex_lock(&lock);
 	store_relaxed(&track->next, tracks);
 	store_release(&tracks, track);
 	pthread_mutex_unlock(&lock);
+	track->pagemap_fd = os->pagemap(); /* it does without */
 	return 0;
 }
 
-static void close_faults(struct track *track)
+void track_leave_faults(struct track *track)
 {
 	struct track **at = &tracks;
 
@@ -77,30 +75,52 @@ static void close_faults(struct track *track)
 		os->close(track->pagemap_fd);
 }
 
+static int open_faults(struct track *track)
+{
+	int r = track_join_faults(track);
+
+	if (!r)
+		r = protect_all(track);
+	if (r)
+		track_leave_faults(track);
+	return r;
+}
+
 static int extended(struct track *track, uint64_t from, uint64_t to)
 {
 	return os->protect(track->store->base + from, to - from, true, false);
 }
 
+static bool is_in(const struct pageset *which, uint64_t page)
+{
+	return !which || pageset_has(which, page);
+}
+
 /* T1: read-only again, then found. Runs of neighbours in one call. */
-static int find(struct track *track)
+int track_find_noted(struct track *track, const struct pageset *which)
 {
 	struct pageset *noted = &track->noted;
 	uint64_t page = pageset_next(noted, 0);
 
 	while (page != UINT64_MAX) {
 		uint64_t end = page;
-		int r;
+		int r = 0;
 
-		while (pageset_has(noted, end))
+		while (pageset_has(noted, end) && is_in(which, end) == is_in(which, page))
 			end++;
-		r = os->protect(track->store->base + page * LENGTH_PAGE, (end - page) * LENGTH_PAGE, true, false);
+		if (is_in(which, page))
+			r = os->protect(track->store->base + page * LENGTH_PAGE, (end - page) * LENGTH_PAGE, true, false);
 		if (r)
 			return r;
 		page = pageset_next(noted, end);
 	}
 	pageset_move(noted, &track->found);
 	return 0;
+}
+
+static int find(struct track *track)
+{
+	return track_find_noted(track, NULL);
 }
 
 static int dropped(struct track *track)
@@ -113,7 +133,7 @@ const struct track_way track_mprotect = {
 	.kind = TRACK_MPROTECT,
 	.name = "mprotect",
 	.open = open_faults,
-	.close = close_faults,
+	.close = track_leave_faults,
 	.extended = extended,
 	.find = find,
 	.will_write = open_granules,
