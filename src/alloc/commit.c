@@ -134,6 +134,9 @@ static void lead(struct heap *heap)
 	end_pause(heap);
 	if (!r && changed)
 		r = atomic_write(atomic);
+	/* whatever failed so: the handle is poisoned, as the contract says of EIO */
+	if (r == -EIO)
+		journal_poison(&atomic->journal, EIO);
 	gate_serve(&heap->gate, group, r);
 	/* it is durable: bringing it to its place is nobody's to wait for but the next committer's */
 	if (!r)
@@ -176,6 +179,8 @@ int heap_rollback(struct heap *heap)
 		r = heap_reset(heap);
 	if (!r)
 		heap->gate.is_canceled = false;
+	if (r == -EIO)
+		journal_poison(&atomic->journal, EIO);
 	end_pause(heap);
 	gate_give(&heap->gate);
 	return tell(r, "fm_rollback");

@@ -7,6 +7,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* The journal is read in pieces of this size. */
+#define CHUNK (256 * KIB)
+
 /* ---------------------------------------------------------------- memory */
 
 /* Let *memory have `need` bytes. 0 or -errno. */
@@ -59,6 +62,8 @@ void replay_drop(struct replay *replay)
 		os->unmap(replay->items, replay->room);
 	if (replay->bytes)
 		os->unmap(replay->bytes, replay->bytes_room);
+	if (replay->chunk)
+		os->unmap(replay->chunk, replay->chunk_room);
 	memset(replay, 0, sizeof(*replay));
 }
 
@@ -143,7 +148,7 @@ static uint64_t look(struct replay *replay, const struct record_rec *block, uint
                      uint64_t *oldest)
 {
 	const struct super_rec *super = &replay->store->super.rec;
-	struct record_rec header = *block; /* reading the record may move the buffer in which it is */
+	struct record_rec header = *block;
 	uint64_t len = record_len(&header, end - position);
 	int r;
 
@@ -163,20 +168,38 @@ static uint64_t look(struct replay *replay, const struct record_rec *block, uint
 	return len;
 }
 
+/* Read [at, at + len) of the journal into the chunk. */
+static int read_chunk(struct replay *replay, uint64_t at, uint64_t len)
+{
+	void *chunk = replay->chunk;
+	int r = grow(&chunk, &replay->chunk_room, len);
+	ssize_t n;
+
+	replay->chunk = chunk;
+	if (r)
+		return fail(-r, "memory for reading the journal:");
+	n = os->pread_full(replay->store->fd, replay->chunk, len, at);
+	if (n < 0)
+		return fail(-(int)n, "reading the journal:");
+	return n == (ssize_t)len ? 0 : fail(EBADMSG, "the journal is cut short");
+}
+
 static int scan_extent(struct replay *replay, const struct extent_rec *extent, uint64_t *oldest)
 {
 	uint64_t end = extent->off + extent->len;
-	_Alignas(8) uint8_t block[RECORD_ALIGN];
+	uint64_t from = 0, to = 0; /* what is in the chunk */
 
 	for (uint64_t at = extent->off; at < end;) {
-		ssize_t n = os->pread_full(replay->store->fd, block, sizeof(block), at);
 		uint64_t step;
 
-		if (n < 0)
-			return fail(-(int)n, "reading the journal:");
-		if (n < (ssize_t)sizeof(block))
-			return fail(EBADMSG, "the journal is cut short");
-		step = look(replay, (const struct record_rec *)(const void *)block, at, end, oldest);
+		if (at >= to) {
+			from = at;
+			to = min_u64(end, at + CHUNK);
+			if (read_chunk(replay, from, to - from))
+				return -1;
+		}
+		step = look(replay, (const struct record_rec *)(const void *)(replay->chunk + (at - from)), at, end,
+		            oldest);
 		if (step == 0)
 			return -1;
 		at += step;

@@ -19,8 +19,10 @@ struct replay {
 	struct replay_item *items; /* by sequence; the first `needed` are to be applied, in this order */
 	uint64_t count, needed;
 	uint64_t room;             /* bytes mapped for items */
-	uint8_t *bytes;            /* one record, or a chunk of the journal */
+	uint8_t *bytes;            /* one record */
 	uint64_t bytes_room;
+	uint8_t *chunk;            /* a piece of the journal */
+	uint64_t chunk_room;
 };
 
 /* Judge the extents and read the journal of the heap whose superblock was read. 0, or -1 after fail(): EBADMSG if

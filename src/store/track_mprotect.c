@@ -25,7 +25,11 @@ static int open_granules(struct track *track, uint64_t from, uint64_t to)
 	from = round_down(from, GRANULE);
 	to = min_u64(round_up(to, GRANULE), round_up(size, os->page_size()));
 	pageset_add(&track->noted, from / LENGTH_PAGE, to / LENGTH_PAGE);
-	return os->protect(track->store->base + from, to - from, true, true);
+	if (os->protect(track->store->base + from, to - from, true, true) == 0)
+		return 0;
+	/* too many pieces of mapping (vm.max_map_count): one for all, and all counts as written */
+	pageset_add(&track->noted, 0, size / LENGTH_PAGE);
+	return os->protect(track->store->base, round_up(size, os->page_size()), true, true);
 }
 
 /* In a signal handler. In a forked child it opens the child's own copy. */
