@@ -83,8 +83,9 @@ static int open_faults(struct track *track)
 {
 	int r = track_join_faults(track);
 
-	if (!r)
-		r = protect_all(track);
+	if (r)
+		return r;
+	r = protect_all(track);
 	if (r)
 		track_leave_faults(track);
 	return r;
