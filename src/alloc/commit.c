@@ -186,6 +186,42 @@ int heap_rollback(struct heap *heap)
 	return tell(r, "fm_rollback");
 }
 
+/* ---------------------------------------------------------------- snapshots */
+
+int heap_snapshot(struct heap *heap, const char *path)
+{
+	struct atomic *atomic = heap->store.atomic;
+	struct snapshot snapshot;
+	int r;
+
+	if (journal_is_poisoned(&atomic->journal))
+		return tell(-EIO, "fm_snapshot");
+	/* two at a time would share the set of pages; the second waits */
+	pthread_mutex_lock(&heap->snapshot_lock);
+	gate_take(&heap->gate);
+	heap_lock(heap); /* the file does not grow */
+	r = snapshot_begin(&snapshot, atomic, path);
+	heap_unlock(heap);
+	gate_give(&heap->gate);
+	if (!r)
+		r = snapshot_copy(&snapshot, atomic);
+	if (!r) {
+		gate_take(&heap->gate);
+		heap_lock(heap);
+		r = snapshot_catch_up(&snapshot, atomic);
+		heap_unlock(heap);
+		gate_give(&heap->gate);
+	}
+	if (!r)
+		r = snapshot_publish(&snapshot, atomic);
+	/* the committer looks at the set */
+	gate_take(&heap->gate);
+	snapshot_drop(&snapshot, atomic);
+	gate_give(&heap->gate);
+	pthread_mutex_unlock(&heap->snapshot_lock);
+	return r;
+}
+
 /* ---------------------------------------------------------------- statistics */
 
 void heap_commit_stats(struct heap *heap, struct fm_statistics *stats)

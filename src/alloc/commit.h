@@ -13,6 +13,7 @@ int heap_rollback(struct heap *heap);
 int heap_begin(struct heap *heap);
 int heap_end(struct heap *heap);
 int heap_abort(struct heap *heap);
+int heap_snapshot(struct heap *heap, const char *path);
 int heap_will_write(struct heap *heap, const void *addr, size_t len);
 
 /* Fill in the part of atomic heaps. Of any heap. */

@@ -167,6 +167,7 @@ static int bring_to_commit(struct store *store, const struct store_request *requ
 static int begin_commits(struct heap *heap, const struct store_request *request)
 {
 	gate_init(&heap->gate);
+	pthread_mutex_init(&heap->snapshot_lock, NULL);
 	if (atomic_open(&heap->store, request, request->track))
 		return -1;
 	for (unsigned i = 0; i < DIRECTORY_EXTENTS && heap->directory_segment[i]; i++)
@@ -248,6 +249,7 @@ static int close_atomic(struct heap *heap)
 	gate_give(&heap->gate);
 	atomic_close(&heap->store);
 	gate_destroy(&heap->gate);
+	pthread_mutex_destroy(&heap->snapshot_lock);
 	errno = saved;
 	return r || finished ? -1 : 0;
 }

@@ -121,6 +121,7 @@ struct heap {
 	struct tcache *caches;      /* of all threads */
 	struct gate gate;           /* of an atomic heap */
 	uint64_t commit_calls;      /* atomic */
+	pthread_mutex_t snapshot_lock; /* taken before the gate */
 };
 
 static inline struct heap *heap_of_handle(const fm_heap *handle)

@@ -70,7 +70,14 @@ int fm_will_write(fm_heap *handle, const void *addr, size_t len)
 int fm_snapshot(fm_heap *handle, const char *path)
 {
 	struct heap *heap = committable(handle);
+	int r, cancel;
 
-	(void)path;
-	return heap ? fail(ENOSYS, "snapshots") : -1;
+	if (!heap)
+		return -1;
+	if (!path)
+		return fail(EINVAL, "the path is NULL");
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = heap_snapshot(heap, path);
+	pthread_setcancelstate(cancel, NULL);
+	return r;
 }

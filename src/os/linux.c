@@ -335,9 +335,11 @@ static int linux_reserve_file(int fd, void *at, bool replace, uint64_t len, void
 	return 0;
 }
 
-static int linux_clone(int from, int to)
+static int linux_clone(int from, int to, uint64_t off, uint64_t len)
 {
-	return result_of(ioctl(to, FICLONE, from));
+	struct file_clone_range range = {.src_fd = from, .src_offset = off, .src_length = len, .dest_offset = off};
+
+	return result_of(ioctl(to, FICLONERANGE, &range));
 }
 
 static int linux_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result)

@@ -69,7 +69,7 @@ struct os_calls {
 	int (*punch)(int fd, uint64_t off, uint64_t len);
 	int (*truncate)(int fd, uint64_t size);
 	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */
-	int (*clone)(int from, int to);                                /* all of the file, by sharing its blocks */
+	int (*clone)(int from, int to, uint64_t off, uint64_t len);    /* that range, by sharing its blocks */
 
 	/* Memory. `at` is a hint, the result may lie elsewhere; with `replace` it is where the caller has a
 	 * reservation that this one takes the place of. */

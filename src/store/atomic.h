@@ -44,6 +44,8 @@ struct atomic {
 	uint64_t kept_pages, keep_max; /* pages */
 	uint64_t hand;            /* where to look for pages to drop next */
 
+	struct pageset *copied;   /* a snapshot is being made: pages that were applied since; else NULL */
+
 	/* statistics */
 	uint64_t commits, rollbacks, pages_found, pages_changed, applied_bytes;
 };
@@ -97,6 +99,23 @@ bool atomic_is_own(const struct store *store, uint64_t page);
 
 /* RECORD_MAX. Tests make it smaller, while no heap is open. */
 extern uint64_t atomic_record_max;
+
+/* ---- snapshot.c: a copy of the last commit. Steps 1, 3 by the committer, 2 by nobody in particular; 0, or -1 after
+ * fail(), after which only snapshot_drop() is to be called */
+struct snapshot {
+	struct store store;      /* of the new file */
+	struct store_request request;
+	char temporary[STORE_NAME_MAX];
+	struct pageset touched, again;
+	uint64_t size;
+	bool is_cloned, is_linked;
+};
+
+int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char *path);
+int snapshot_copy(struct snapshot *snapshot, struct atomic *atomic);
+int snapshot_catch_up(struct snapshot *snapshot, struct atomic *atomic);
+int snapshot_publish(struct snapshot *snapshot, const struct atomic *atomic);
+void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic);
 
 /* ---- diff.c */
 

@@ -296,6 +296,9 @@ static int apply_record(struct atomic *atomic, const struct record_rec *header)
 	uint64_t at = 0, limit = os->file_size_limit();
 
 	while (record_next(header, &at, &entry)) {
+		if (atomic->copied)
+			pageset_add(atomic->copied, entry.off / LENGTH_PAGE,
+			            (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
 		int r = entry.off + entry.len > limit
 		                ? -EFBIG
 		                : os->pwrite_full(atomic->store->fd, entry.data, entry.len, entry.off);

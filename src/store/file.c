@@ -162,24 +162,26 @@ static int make_heap(struct store *store, const struct store_request *request)
 }
 
 /* A name beside `path` that nobody has. 0 or -errno. */
-static int temporary_name(char name[PATH_MAX + 24], const char *path)
+static int temporary_name(char name[STORE_NAME_MAX], const char *path)
 {
 	uint64_t number;
 	int r = os->random(&number, sizeof(number));
 
 	if (!r)
-		snprintf(name, PATH_MAX + 24, "%s.%016llx", path, (unsigned long long)number);
+		snprintf(name, STORE_NAME_MAX, "%s.%016llx", path, (unsigned long long)number);
 	return r;
 }
 
-/* Two descriptions of a new file, without a name if the file system can do that: *temporary is "" then. */
-static int create_descriptors(struct store *store, const struct store_request *request, const char *dir,
-                              char temporary[PATH_MAX + 24])
+int store_create_unnamed(struct store *store, const struct store_request *request, char temporary[STORE_NAME_MAX])
 {
+	char dir[PATH_MAX];
 	mode_t mode = request->mode ? request->mode : 0600;
 	int r;
 
 	temporary[0] = 0;
+	store->fd = store->lock_fd = -1;
+	if (folder_of(request->path, dir))
+		return -1;
 	store->fd = os->create_unnamed(dir, mode);
 	if (store->fd >= 0)
 		store->lock_fd = os->reopen(store->fd, true);
@@ -205,8 +207,7 @@ int store_sync_folder(const char *path)
 	return r == -EACCES || r == -EPERM || r == -EINVAL || r == -EOPNOTSUPP ? 0 : r;
 }
 
-/* Give the finished heap its name. 0, -EEXIST, or what else went wrong. */
-static int publish(struct store *store, const struct store_request *request, const char *temporary)
+int store_publish(struct store *store, const struct store_request *request, const char *temporary)
 {
 	int r = *temporary ? os->link_named(temporary, request->path)
 	                   : os->link_unnamed(store->fd, request->path);
@@ -223,13 +224,11 @@ static int publish(struct store *store, const struct store_request *request, con
 /* Create the heap at request->path. 1: somebody else was faster, open theirs. */
 static int create_file(struct store *store, const struct store_request *request)
 {
-	char dir[PATH_MAX], temporary[PATH_MAX + 24];
+	char temporary[STORE_NAME_MAX];
 	struct os_stat st;
 	int r;
 
-	if (folder_of(request->path, dir))
-		return -1;
-	if (create_descriptors(store, request, dir, temporary))
+	if (store_create_unnamed(store, request, temporary))
 		goto undo;
 	r = os->stat_fd(store->fd, &st);
 	if (r) {
@@ -241,7 +240,7 @@ static int create_file(struct store *store, const struct store_request *request)
 	/* locked before it has a name: nobody can come in between */
 	if (lock_file(store->lock_fd, request) || make_heap(store, request))
 		goto undo;
-	r = publish(store, request, temporary);
+	r = store_publish(store, request, temporary);
 	if (!r)
 		return 0;
 	store_unmap(store);

@@ -89,7 +89,7 @@ void pageset_remove(struct pageset *set, uint64_t page)
 
 uint64_t pageset_next(const struct pageset *set, uint64_t from)
 {
-	uint64_t w = from / 64, s;
+	uint64_t w = from / 64, s, last = set->pages / 64 / 64;
 	uint64_t bits;
 
 	if (from >= set->pages)
@@ -99,14 +99,18 @@ uint64_t pageset_next(const struct pageset *set, uint64_t from)
 		return w * 64 + lowest_bit(bits);
 	w++;
 	s = w / 64;
-	bits = set->summary[s] & ~low_mask((unsigned)(w % 64));
-	for (uint64_t last = set->pages / 64 / 64; !bits;) {
+	bits = s <= last ? set->summary[s] & ~low_mask((unsigned)(w % 64)) : 0;
+	for (;;) {
+		/* a bit may stand over a word that was moved away while it was being added to */
+		for (; bits; bits &= bits - 1) {
+			w = s * 64 + lowest_bit(bits);
+			if (set->words[w])
+				return w * 64 + lowest_bit(set->words[w]);
+		}
 		if (++s > last)
 			return UINT64_MAX;
 		bits = set->summary[s];
 	}
-	w = s * 64 + lowest_bit(bits);
-	return w * 64 + lowest_bit(set->words[w]);
 }
 
 bool pageset_has(const struct pageset *set, uint64_t page)

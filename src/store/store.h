@@ -65,6 +65,14 @@ static inline struct truth_page_rec *store_truth(const struct store *store)
 
 /* Open (or create) and lock the file; read its superblock. *store is written only on success. */
 int store_open_file(struct store *store, const struct store_request *request);
+
+/* Two descriptions of a new file in the folder of request->path, without a name if the file system can do that:
+ * *temporary is "" then. On failure too, store_close_file() is the caller's. */
+#define STORE_NAME_MAX (4096 + 24)
+int store_create_unnamed(struct store *store, const struct store_request *request, char temporary[STORE_NAME_MAX]);
+
+/* Give the finished file its name. 0, -EEXIST, or what else went wrong; the temporary name is gone in any case. */
+int store_publish(struct store *store, const struct store_request *request, const char *temporary);
 void store_close_file(struct store *store);
 
 /* ---- mapping.c: address space */

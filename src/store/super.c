@@ -98,15 +98,20 @@ int super_read(int fd, uint64_t file_size, struct super *super, enum super_verdi
 	return 0;
 }
 
+void super_set_uuid(struct super_rec *rec, const uint8_t random[16])
+{
+	memcpy(rec->uuid, random, 16);
+	rec->uuid[6] = (uint8_t)((rec->uuid[6] & 0x0f) | 0x40);
+	rec->uuid[8] = (uint8_t)((rec->uuid[8] & 0x3f) | 0x80);
+}
+
 void super_init(struct super_rec *rec, const uint8_t uuid[16])
 {
 	memset(rec, 0, sizeof(*rec));
 	memcpy(rec->magic, SUPER_MAGIC, sizeof(rec->magic));
 	rec->byte_order = SUPER_BYTE_ORDER;
 	rec->version = SUPER_VERSION;
-	memcpy(rec->uuid, uuid, 16);
-	rec->uuid[6] = (uint8_t)((rec->uuid[6] & 0x0f) | 0x40);
-	rec->uuid[8] = (uint8_t)((rec->uuid[8] & 0x3f) | 0x80);
+	super_set_uuid(rec, uuid);
 	rec->sequence = 1;
 	rec->kind = SUPER_LIVE;
 	rec->generation = 1;

@@ -41,4 +41,7 @@ void super_init(struct super_rec *rec, const uint8_t uuid[16]);
 
 void super_seal(struct super_rec *rec);
 
+/* Give the record the UUID made from 16 random bytes. */
+void super_set_uuid(struct super_rec *rec, const uint8_t random[16]);
+
 #endif

@@ -539,6 +539,73 @@ static void commit_at_close(void **state)
 	close_checked(heap);
 }
 
+static fm_heap *snapshot_source;
+static int snapshot_stop;
+
+static void *keep_committing(void *arg)
+{
+	uint64_t *n = arg;
+
+	while (!__atomic_load_n(&snapshot_stop, __ATOMIC_RELAXED)) {
+		++*n;
+		if (fm_begin(snapshot_source))
+			break;
+		for (unsigned i = 20; i < 500; i += 17)
+			put(snapshot_source, i, *n);
+		if (fm_end(snapshot_source) || fm_commit(snapshot_source))
+			break;
+	}
+	return NULL;
+}
+
+/* A snapshot is a heap at one commit, whatever goes on meanwhile. */
+static void snapshots(void **state)
+{
+	struct fm_statistics here;
+	pthread_t thread;
+	uint64_t n = 0;
+	fm_heap *heap, *copy;
+	char *p;
+
+	(void)state;
+	need_way();
+	heap = snapshot_source = open_atomic(FM_CREATE | FM_EXCL);
+	p = fm_malloc(heap, 10 * MIB);
+	assert_non_null(p);
+	fill(heap, p, 3, 10 * MIB);
+	put(heap, 0, fm_offset_of(heap, p));
+	assert_int_equal(fm_commit(heap), 0);
+	put(heap, 1, 1);
+	FAILS(fm_snapshot(heap, heap_path), -1, EEXIST);
+	FAILS(fm_snapshot(heap, path_of("none/s")), -1, ENOENT);
+	__atomic_store_n(&snapshot_stop, 0, __ATOMIC_RELAXED);
+	assert_int_equal(fm_rollback(heap), 0);
+	assert_int_equal(pthread_create(&thread, NULL, keep_committing, &n), 0);
+	for (unsigned i = 0; i < 4; i++) {
+		char name[8];
+		uint64_t seen;
+
+		snprintf(name, sizeof name, "s%u", i);
+		assert_int_equal(fm_snapshot(heap, path_of(name)), 0);
+		copy = open_or_fail(path_of(name), FM_ATOMIC, NULL);
+		assert_int_equal(app_of(copy)[0], fm_offset_of(heap, p));
+		assert_int_equal(app_of(copy)[1], 0);
+		assert_true(is_filled(fm_at(copy, app_of(copy)[0]), 3, 10 * MIB));
+		seen = app_of(copy)[20];
+		for (unsigned k = 20; k < 500; k += 17)
+			assert_int_equal(app_of(copy)[k], seen);
+		put(copy, 1, 5);
+		assert_int_equal(fm_commit(copy), 0);
+		close_checked(copy);
+	}
+	__atomic_store_n(&snapshot_stop, 1, __ATOMIC_RELAXED);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	here = stats_of(heap);
+	assert_true(here.commits > 1);
+	assert_int_equal(app_of(heap)[20], n);
+	close_checked(heap);
+}
+
 /* What was allocated and dropped, or freed, does not stay in the file. */
 static void space_comes_back(void **state)
 {
@@ -603,6 +670,7 @@ int main(void)
 		API_TEST(a_thread_ends_inside),
 		API_TEST(kinds_are_not_confused),
 		API_TEST(commit_at_close),
+		API_TEST(snapshots),
 		API_TEST(space_comes_back),
 		API_TEST(undeclared_writes_are_named),
 	};

@@ -79,7 +79,7 @@ CALL(private_pages, (int fd, uint64_t from, unsigned n, uint8_t *is_private), (f
 CALL(on_fault, (os_fault_handler *handler), (handler))
 CALL(random, (void *buf, size_t len), (buf, len))
 CALL(boot_id, (uint8_t id[16]), (id))
-CALL(clone, (int from, int to), (from, to))
+CALL(clone, (int from, int to, uint64_t off, uint64_t len), (from, to, off, len))
 CALL(sync, (int fd), (fd))
 
 /* What opens a granule for a store that faulted can't report an error. */
