@@ -13,6 +13,7 @@ int pageset_make(struct pageset *set, uint64_t pages)
 	int r;
 
 	set->pages = pages;
+	set->high = 0;
 	set->mapped = round_up((words + summary) * 8, os->page_size());
 	r = os->reserve_memory(set->mapped, &memory);
 	if (r)
@@ -34,11 +35,21 @@ void pageset_drop(struct pageset *set)
 	set->words = set->summary = NULL;
 }
 
+/* Before a bit is set: whoever looks then, looks far enough. */
+static void raise_high(struct pageset *set, uint64_t to)
+{
+	uint64_t high = load_relaxed(&set->high);
+
+	while (high < to && !compare_exchange_seq(&set->high, &high, to))
+		;
+}
+
 bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
 {
 	bool any = false;
 
 	to = min_u64(to, set->pages);
+	raise_high(set, to);
 	while (from < to) {
 		uint64_t w = from / 64;
 		unsigned n = (unsigned)min_u64(to - from, 64 - from % 64);
@@ -56,7 +67,7 @@ bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
 
 void pageset_move(struct pageset *from, struct pageset *to)
 {
-	uint64_t last = from->pages / 64 / 64;
+	uint64_t last = load_acquire(&from->high) / 64 / 64;
 
 	for (uint64_t s = 0; s <= last; s++) {
 		/* the summary first: who adds meanwhile sets its bit again after the word's */
@@ -89,10 +100,11 @@ void pageset_remove(struct pageset *set, uint64_t page)
 
 uint64_t pageset_next(const struct pageset *set, uint64_t from)
 {
-	uint64_t w = from / 64, s, last = set->pages / 64 / 64;
+	uint64_t high = load_acquire(&set->high);
+	uint64_t w = from / 64, s, last = high / 64 / 64;
 	uint64_t bits;
 
-	if (from >= set->pages)
+	if (from >= high)
 		return UINT64_MAX;
 	bits = set->words[w] & ~low_mask((unsigned)(from % 64));
 	if (bits)

@@ -14,6 +14,7 @@ struct pageset {
 	uint64_t *words;   /* one bit a page */
 	uint64_t *summary; /* one bit a word */
 	uint64_t pages;    /* that there may be */
+	uint64_t high;     /* atomic: all that were ever added are below; only so far is anything looked at */
 	uint64_t mapped;   /* bytes of both */
 };
 
