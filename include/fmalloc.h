@@ -87,7 +87,8 @@ struct fm_options {
 	                           garble a sector which it is writing at a power cut needs its sector size */
 	bool commit_at_close;   /* fm_close() commits first; else it drops what is not committed */
 	uint64_t journal_max;   /* bytes the journal grows to, beyond single larger commits; 0: as much as the
-	                           heap, 256 MiB at most. It comes on top of max_size */
+	                           heap, 256 MiB at most. It lies behind max_size, with
+	                           a hole before it as long as the heap is smaller */
 	uint64_t keep_max;      /* bytes of pages kept private after their commit, so that the next write to
 	                           them is cheap; 0: an eighth of the memory that the process may use */
 };

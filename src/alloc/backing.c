@@ -222,7 +222,8 @@ void backing_trim(struct heap *heap)
 	if (segment_state(heap, last) == SEG_DAMAGED)
 		return;
 	end = max_u64(round_up(backing_used_end(heap, last), UNIT_SIZE), HEAP_MIN_SIZE);
-	if (end < heap->store.size && store_truncate(&heap->store, end) == 0) {
+	/* the journal of an atomic heap may have been cut, behind the heap's end */
+	if ((end < heap->store.size || heap->store.is_atomic) && store_truncate(&heap->store, end) == 0) {
 		uint64_t first = segment_of_unit(end >> UNIT_SHIFT);
 
 		for (uint64_t s = first; s < heap->covered; s++) {

@@ -96,7 +96,7 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 	}
 	if (track_open(&atomic->track, store, request->declared ? track_declared.name : way))
 		goto free_memory;
-	if (journal_open(&atomic->journal, store, limit, !request->no_thread))
+	if (journal_open(&atomic->journal, store, limit, request->max_size, !request->no_thread))
 		goto close_track;
 	map_committed(atomic);
 	store->atomic = atomic;

@@ -281,7 +281,7 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
 	if (journal->plan.len >= want)
 		return true;
 	/* J7: beyond the physical end nothing is used, neither by the last commit nor now */
-	journal->plan.off = round_up(max_u64(store->size, store->end), SEGMENT_SIZE);
+	journal->plan.off = round_up(max_u64(max_u64(store->size, store->end), journal->floor), SEGMENT_SIZE);
 	journal->plan.len = want;
 	store->end = journal->plan.off + want;
 	store->reserved_extent[store->reserved_extents++] = journal->plan;
@@ -385,13 +385,14 @@ static void load_extents(struct journal *journal)
 	}
 }
 
-int journal_open(struct journal *journal, struct store *store, uint64_t limit, bool with_thread)
+int journal_open(struct journal *journal, struct store *store, uint64_t limit, uint64_t floor, bool with_thread)
 {
 	int r;
 
 	memset(journal, 0, sizeof(*journal));
 	journal->store = store;
 	journal->limit = limit;
+	journal->floor = floor;
 	journal->commit = journal->oldest = 1;
 	journal->sequence = 1;
 	load_extents(journal);

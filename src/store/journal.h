@@ -26,6 +26,8 @@ struct journal {
 	struct extent_rec extent[JOURNAL_EXTENTS]; /* the committer's copy */
 	unsigned extents;
 	uint64_t limit;        /* bytes to grow to, of itself */
+	uint64_t floor;        /* extents lie behind it: the heap's max_size, 0 if it has none of its own. The heap would
+	                          else have to grow over them, beyond what it was allowed */
 	struct extent_rec plan; /* reserved for the next extent; len 0: none. Needs heap->lock to be made */
 	bool must_sync;        /* atomic: the file grew since it was synced last: J6 */
 
@@ -51,7 +53,7 @@ struct journal {
 
 /* Take the extents of the superblock into use: after recovery, before the first commit. `path` is for
  * messages. 0, or -1 after fail(). */
-int journal_open(struct journal *journal, struct store *store, uint64_t limit, bool with_thread);
+int journal_open(struct journal *journal, struct store *store, uint64_t limit, uint64_t floor, bool with_thread);
 
 /* End the thread, close the descriptions. */
 void journal_close(struct journal *journal);

@@ -45,7 +45,8 @@ static uint64_t wanted_space(const struct store *store, uint64_t address_space, 
 {
 	uint64_t want = address_space ? min_u64(address_space, UINT64_C(1) << 46) : DEFAULT_ADDRESS_SPACE;
 
-	if (max_size && max_size < want)
+	/* the journal of an atomic heap comes on top, and lies between */
+	if (max_size && max_size < want && !store->is_atomic)
 		want = max_size;
 	return round_up(max_u64(want, store->size), SEGMENT_SIZE);
 }

@@ -62,6 +62,7 @@ struct shape {
 	unsigned weight;
 };
 
+static unsigned kind; /* FM_ATOMIC: the same on atomic heaps, which commit now and then and when they are closed */
 static uint64_t seed, total_operations;
 static char folder[4096];
 
@@ -702,7 +703,8 @@ static bool audit_stats(struct audit *a)
 	a->file_size = s.file_size;
 	MUST(m, bytes + s.free_bytes <= s.file_size, "fm_stats: %" PRIu64 " live bytes and %" PRIu64
 	     " free ones in a file of %" PRIu64, bytes, s.free_bytes, s.file_size);
-	MUST(m, m->max_size == 0 || s.file_size <= m->max_size, "the file grew to %" PRIu64, s.file_size);
+	/* an atomic heap's journal comes on top, in whole segments at its end */
+	MUST(m, m->max_size == 0 || s.file_size <= m->max_size + (kind ? s.journal_size + 8 * MIB : 0), "the file grew to %" PRIu64, s.file_size);
 	return true;
 }
 
@@ -763,9 +765,9 @@ static bool step(struct model *m, const struct shape *shape, uint64_t bytes)
 
 static fm_heap *open_heap(struct model *m, const char *path, unsigned flags)
 {
-	struct fm_options options = { .size = sizeof options, .max_size = m->max_size };
+	struct fm_options options = { .size = sizeof options, .max_size = m->max_size, .commit_at_close = true };
 
-	m->heap = fm_open(path, flags, &options);
+	m->heap = fm_open(path, flags | kind, &options);
 	return m->heap;
 }
 
@@ -888,6 +890,8 @@ static void random_operations(void **state)
 		while (n-- > 0) {
 			i = model_below(&random, 8) == 0 ? !i : i;
 			REPORT(&models[i], step(&models[i], shape, bytes[i]));
+			if (kind && model_below(&random, 2000) == 0)
+				assert_int_equal(fm_commit(models[i].heap), 0);
 			if (model_below(&random, 5000) == 0)
 				REPORT(&models[i], audit(&models[i], 1));
 		}
@@ -1117,7 +1121,7 @@ static void threads(void **state)
 	(void)state;
 	// the process's first heap is the target of whoever sets none: nobody below
 	path_of(path, sizeof path, "first.fm");
-	first = fm_open(path, FM_CREATE | FM_EXCL, NULL);
+	first = fm_open(path, FM_CREATE | FM_EXCL | kind, NULL);
 	assert_non_null(first);
 	path_of(path, sizeof path, "threads.fm");
 	assert_int_equal(pthread_key_create(&ending, at_thread_end), 0);
@@ -1167,6 +1171,56 @@ static void threads(void **state)
 	pthread_key_delete(ending);
 }
 
+/* ---------------------------------------------------------------- atomic heaps, on every way of finding pages */
+
+static void as_atomic(void (*test)(void **state), const char *way)
+{
+	uint64_t all = total_operations;
+
+	kind = FM_ATOMIC;
+	total_operations = all / 6;
+	setenv("FMALLOC_TRACK", way, 1);
+	test(NULL);
+	unsetenv("FMALLOC_TRACK");
+	total_operations = all;
+	kind = 0;
+}
+
+static void unlink_heap(const char *name)
+{
+	char path[4200];
+
+	path_of(path, sizeof path, name);
+	unlink(path);
+}
+
+static void atomic_operations(void **state)
+{
+	static const char *const ways[] = { "uffd", "mprotect", "pagemap" };
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		unlink_heap("random0.fm");
+		unlink_heap("random1.fm");
+		as_atomic(random_operations, ways[i]);
+	}
+}
+
+static void atomic_limited_size(void **state)
+{
+	(void)state;
+	unlink_heap("limited.fm");
+	as_atomic(limited_size, "uffd");
+}
+
+static void atomic_threads(void **state)
+{
+	(void)state;
+	unlink_heap("first.fm");
+	unlink_heap("threads.fm");
+	as_atomic(threads, "uffd");
+}
+
 /* ---------------------------------------------------------------- main */
 
 static uint64_t number_from(const char *variable, uint64_t otherwise)
@@ -1206,6 +1260,9 @@ int main(void)
 		cmocka_unit_test(random_operations),
 		cmocka_unit_test(limited_size),
 		cmocka_unit_test(threads),
+		cmocka_unit_test(atomic_operations),
+		cmocka_unit_test(atomic_limited_size),
+		cmocka_unit_test(atomic_threads),
 	};
 	struct timespec now;
 
