@@ -230,9 +230,12 @@ void heap_commit_stats(struct heap *heap, struct fm_statistics *stats)
 	const struct journal *journal;
 
 	stats->is_atomic = heap->store.is_atomic;
-	if (!atomic)
+	if (!atomic) {
+		stats->generation = heap->store.super.rec.generation;
 		return;
+	}
 	journal = &atomic->journal;
+	stats->generation = journal->generation;
 	stats->commits = load_relaxed(&atomic->commits);
 	stats->commit_calls = load_relaxed(&heap->commit_calls);
 	stats->rollbacks = load_relaxed(&atomic->rollbacks);

@@ -178,7 +178,6 @@ int walk_stats(struct heap *heap, struct fm_statistics *stats)
 	stats->disk_size = st.blocks * 512;
 	stats->max_size = heap->store.max_size;
 	stats->address_space = heap->store.reserved;
-	stats->generation = heap->store.super.rec.generation;
 	heap_commit_stats(heap, stats);
 	if (roots_set_make(heap, &own))
 		return -1;

@@ -114,7 +114,7 @@ struct snapshot {
 int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char *path);
 int snapshot_copy(struct snapshot *snapshot, struct atomic *atomic);
 int snapshot_catch_up(struct snapshot *snapshot, struct atomic *atomic);
-int snapshot_publish(struct snapshot *snapshot, const struct atomic *atomic);
+int snapshot_publish(struct snapshot *snapshot, struct atomic *atomic);
 void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic);
 
 /* ---- diff.c */

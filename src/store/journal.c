@@ -90,6 +90,16 @@ int journal_update_super(struct journal *journal, void (*change)(struct super_re
 	return r;
 }
 
+struct super_rec journal_super(struct journal *journal)
+{
+	struct super_rec rec;
+
+	pthread_mutex_lock(&journal->super_lock);
+	rec = journal->store->super.rec;
+	pthread_mutex_unlock(&journal->super_lock);
+	return rec;
+}
+
 static void set_oldest(struct super_rec *rec, uint64_t oldest)
 {
 	rec->journal_oldest = oldest;
@@ -206,8 +216,8 @@ int journal_write(struct journal *journal, struct record *record, enum record_ki
 	pthread_mutex_unlock(&journal->lock);
 	if (r)
 		return r;
-	memcpy(header->uuid, journal->store->super.rec.uuid, sizeof(header->uuid));
-	header->generation = journal->store->super.rec.generation;
+	memcpy(header->uuid, journal->uuid, sizeof(header->uuid));
+	header->generation = journal->generation;
 	header->position = *position = place_of(journal, at, &rest);
 	header->file_size = load_relaxed(&journal->store->size);
 	header->kind = kind;
@@ -391,6 +401,8 @@ int journal_open(struct journal *journal, struct store *store, uint64_t limit, u
 
 	memset(journal, 0, sizeof(*journal));
 	journal->store = store;
+	memcpy(journal->uuid, store->super.rec.uuid, sizeof(journal->uuid));
+	journal->generation = store->super.rec.generation;
 	journal->limit = limit;
 	journal->floor = floor;
 	journal->commit = journal->oldest = 1;

@@ -21,6 +21,8 @@
 
 struct journal {
 	struct store *store;
+	uint8_t uuid[16];      /* of the heap; */
+	uint64_t generation;   /* both as in the superblock, which the checkpoint writes */
 	int fd;                /* the committer's description: records */
 	int sync_fd;           /* the checkpointer's: a writeback error is reported once to each */
 	struct extent_rec extent[JOURNAL_EXTENTS]; /* the committer's copy */
@@ -98,6 +100,9 @@ int journal_checkpoint(struct journal *journal);
 
 /* Replace the superblock: `change` is called on a copy. */
 int journal_update_super(struct journal *journal, void (*change)(struct super_rec *rec, uint64_t value), uint64_t value);
+
+/* The superblock as it is now. */
+struct super_rec journal_super(struct journal *journal);
 
 /* ---- checkpoint.c */
 int checkpoint_start(struct journal *journal);

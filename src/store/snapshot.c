@@ -181,9 +181,9 @@ static int write_supers(const struct snapshot *snapshot, const struct super_rec 
 	return r ? r : os->pwrite_sync(snapshot->store.fd, rec, sizeof(*rec), SUPER_COPY_2_OFF);
 }
 
-int snapshot_publish(struct snapshot *snapshot, const struct atomic *atomic)
+int snapshot_publish(struct snapshot *snapshot, struct atomic *atomic)
 {
-	struct super_rec rec = atomic->store->super.rec;
+	struct super_rec rec = journal_super(&atomic->journal);
 	struct os_stat st;
 	uint8_t uuid[16];
 	int r = os->random(uuid, sizeof(uuid));
