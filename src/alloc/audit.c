@@ -263,14 +263,14 @@ static void audit_roots(struct audit *audit)
 	if (table_off == 0)
 		return;
 	len = object_len(audit, table_off, audit->mend);
-	table = (struct root_table_rec *)(void *)(heap->store.base + table_off);
+	table = (struct root_table_rec *)((uintptr_t)heap->store.base + table_off);
 	if (len < sizeof(*table) || (len - sizeof(*table)) / 8 < table->capacity) {
 		wrong(audit, &truth->root_table, 0, "root table that is no object");
 		return;
 	}
 	for (uint64_t i = 0; i < table->capacity; i++) {
 		uint64_t off = truth_load(&table->word[i]);
-		const struct root_rec *root = (const struct root_rec *)(void *)(heap->store.base + off);
+		const struct root_rec *root = (const struct root_rec *)((uintptr_t)heap->store.base + off);
 
 		if (off == 0)
 			continue;
@@ -288,8 +288,7 @@ static void audit_super(struct audit *audit)
 	struct super super;
 	enum super_verdict verdict;
 
-	if (super_read(audit->heap->store.fd, audit->heap->store.size, &super, &verdict) ||
-	    verdict != SUPER_OK || !super.both_valid)
+	if (store_read_super(&audit->heap->store, &super, &verdict) || verdict != SUPER_OK || !super.both_valid)
 		report(audit, 0, verdict, "superblock of which not both copies are valid");
 }
 

@@ -56,7 +56,7 @@ static const struct root_rec *record_at(struct heap *heap, uint64_t off)
 /* Does the record at `off` seem to have this name? It is not validated yet; only bytes of the file are read. */
 static bool seems_named(const struct heap *heap, uint64_t off, const char *name, size_t len)
 {
-	const struct root_rec *root = (const struct root_rec *)(void *)(heap->store.base + off);
+	const struct root_rec *root = (const struct root_rec *)((uintptr_t)heap->store.base + off);
 
 	return off % 8 == 0 && off < heap_size(heap) &&
 	       offsetof(struct root_rec, name) + len <= heap_size(heap) - off &&

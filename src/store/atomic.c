@@ -26,6 +26,18 @@ bool store_is_journal(const struct store *store, uint64_t segment_no)
 	return false;
 }
 
+int store_read_super(struct store *store, struct super *super, enum super_verdict *verdict)
+{
+	int r;
+
+	if (store->atomic)
+		pthread_mutex_lock(&store->atomic->journal.super_lock);
+	r = super_read(store->fd, store->size, super, verdict);
+	if (store->atomic)
+		pthread_mutex_unlock(&store->atomic->journal.super_lock);
+	return r;
+}
+
 void store_reserve_journal(struct store *store)
 {
 	store->reserved_extents = 0;

@@ -106,6 +106,9 @@ static inline void store_wrote(struct store *store, const void *addr, uint64_t l
 		store_declare_write(store, addr, len);
 }
 
+/* Read the superblock's copies of the open heap, not while a checkpoint writes one. 0 or -errno. */
+int store_read_super(struct store *store, struct super *super, enum super_verdict *verdict);
+
 /* ---- convert.c: FM_CONVERT. -1 after fail() */
 
 /* The heap becomes one of the other kind: locked, judged, not mapped yet. */
