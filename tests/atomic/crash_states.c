@@ -7,6 +7,8 @@
  *   - the content is exactly that of commit k or k + 1, and of k + 1 if that commit had returned;
  *   - a read-only opening sees the same and writes nothing;
  *   - fm_check finds nothing, and the heap can be used;
+ *   - while the heap works, no needed record is overwritten, and no byte goes to its place that is not in a record on
+ *     the device;
  *   - a crash at any point of the recovery, and of the recovery after that, changes nothing;
  *   - nor does a power cut in a recovery that followed a kill, whose page cache showed what the device has not, be it
  *     that no later sync brings it there.
@@ -19,6 +21,7 @@
 
 #include "alloc/heap.h"
 #include "store/atomic.h"
+#include "store/record.h"
 
 #define ROOM     (UINT64_C(256) << 20)
 #define COMMITS  40
@@ -137,6 +140,98 @@ static void drop_snaps(void)
 		munmap(snap->bytes, snap->size);
 		free(snap->is_used);
 	}
+}
+
+/* ---------------------------------------------------------------- the order of writes */
+
+/* A record that was begun; needed until a superblock on the device says that it is not. */
+struct watched {
+	const struct record_rec *header; /* in the arena */
+	uint64_t off, len, generation, commit;
+	bool is_durable;
+};
+
+static struct {
+	struct watched records[8192];
+	unsigned n;
+	uint64_t bad;
+	char text[200];
+} monitor;
+
+static void bad_order(const struct sim_op *op, const char *what)
+{
+	if (!monitor.bad++)
+		snprintf(monitor.text, sizeof(monitor.text), "%s: %llu bytes at %#llx", what, (unsigned long long)op->len,
+		         (unsigned long long)op->off);
+}
+
+/* A superblock is on the device: what it does not need is forgotten. */
+static void retire_before(const struct super_rec *super)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < monitor.n; i++) {
+		const struct watched *w = &monitor.records[i];
+
+		if (w->generation == super->generation && w->commit >= super->journal_oldest)
+			monitor.records[n++] = *w;
+	}
+	monitor.n = n;
+}
+
+static bool is_super(const struct sim_op *op)
+{
+	return op->off == SUPER_COPY_1_OFF || op->off == SUPER_COPY_2_OFF;
+}
+
+/* Do the bytes come from a durable record that is still needed? */
+static bool comes_from_a_record(const struct sim_op *op)
+{
+	for (unsigned i = monitor.n; i-- > 0;) {
+		const struct watched *w = &monitor.records[i];
+		struct record_entry entry;
+		uint64_t at = 0;
+
+		while (w->is_durable && record_next(w->header, &at, &entry))
+			if (entry.off == op->off && entry.len == op->len && memcmp(entry.data, op->data, op->len) == 0)
+				return true;
+	}
+	return false;
+}
+
+static void watch_begin(const struct sim_op *op)
+{
+	const struct record_rec *header = (const void *)op->data;
+	bool is_record = op->data && op->len >= sizeof(*header) && memcmp(op->data, RECORD_MAGIC, 8) == 0;
+
+	for (unsigned i = 0; i < monitor.n && !is_super(op); i++) {
+		const struct watched *w = &monitor.records[i];
+
+		/* recovery writes a record again as it is */
+		if (op->off < w->off + w->len && w->off < op->off + op->len &&
+		    !(is_record && op->off == w->off && op->len == w->len && memcmp(op->data, w->header, op->len) == 0))
+			bad_order(op, "a needed record is overwritten");
+	}
+	if (op->kind == SIM_WRITE && op->data && !is_record && op->off != FIRST_JOURNAL_OFF &&
+	    !comes_from_a_record(op) && memcmp(op->data, op->data + 1, op->len - 1) != 0)
+		bad_order(op, "bytes that are in no durable record are written to their place");
+	if (op->kind == SIM_WSYNC && is_record && monitor.n < 8192)
+		monitor.records[monitor.n++] =
+			(struct watched){header, op->off, op->len, header->generation, header->commit, false};
+}
+
+static void watch_order(struct sim *sim, const struct sim_op *op)
+{
+	if (op->kind == SIM_WRITE || op->kind == SIM_WSYNC || op->kind == SIM_ZERO)
+		watch_begin(op);
+	if (op->kind != SIM_WSYNC_END)
+		return;
+	op = &sim->ops[op->begin];
+	if (is_super(op))
+		retire_before((const void *)op->data);
+	for (unsigned i = 0; i < monitor.n; i++)
+		if ((const uint8_t *)monitor.records[i].header == op->data)
+			monitor.records[i].is_durable = true;
 }
 
 /* ---------------------------------------------------------------- doing */
@@ -503,9 +598,15 @@ static void one_shape(const struct shape *shape)
 	setenv("FMALLOC_TRACK", shape->track, 1);
 	sim_rewind(&t.sim, 0);
 	sim_os.sim = &t.sim;
+	memset(&monitor, 0, sizeof(monitor));
+	t.sim.watch = watch_order;
 	t.sim.is_recording = true;
 	work(fd);
 	t.sim.is_recording = false;
+	t.sim.watch = NULL;
+	if (monitor.bad)
+		fail_msg("seed %llu, %s: %llu writes out of order, the first: %s", (unsigned long long)t.seed, shape->name,
+		         (unsigned long long)monitor.bad, monitor.text);
 	setenv("FMALLOC_TRACK", "pagemap", 1);
 	play();
 	printf("# %s: %llu states, %.0f a second\n", shape->name, (unsigned long long)(t.states - before),
