@@ -125,9 +125,9 @@ check:
 
 campaign:
 	tests/setup
-	FM_TIMEOUT=36000 FM_KILLS=1000000 FM_OPS=10000000000 FM_STATES=100000000 FM_CUTS=10000 FM_STEP=1 \
+	FM_TIMEOUT=36000 FM_KILLS=1000000 FM_OPS=10000000000 FM_STATES=100000000 FM_COMMIT_STATES=1000000 FM_CUTS=10000 FM_STEP=1 \
 		FM_RANDOM=1000000 FM_FIXED_RUNS=10000 FM_SHORT_RUNS=10000 FM_INTERLEAVINGS=100000000 \
-		tests/run api crash concurrency hostile kill lifecycle misuse model regress space unit
+		tests/run api atomic crash concurrency hostile kill lifecycle misuse model regress space unit
 
 install: all
 	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3

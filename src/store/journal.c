@@ -247,15 +247,21 @@ void journal_committed(struct journal *journal)
 
 void journal_applied(struct journal *journal)
 {
+	bool is_full;
+
 	pthread_mutex_lock(&journal->lock);
 	journal->applied = journal->commit - 1;
 	journal->applied_head = journal->head;
 	/* half of it is used: the other half is for the commits until the checkpoint is done */
-	if (journal->has_thread && journal->head - journal->tail > journal->capacity / 2 && !journal->is_wanted) {
+	is_full = journal->head - journal->tail > journal->capacity / 2;
+	if (is_full && !journal->is_wanted) {
 		journal->is_wanted = true;
 		pthread_cond_broadcast(&journal->changed);
 	}
 	pthread_mutex_unlock(&journal->lock);
+	/* begun when there is something to do for it; without it the commits do its work: slower, and no error */
+	if (is_full && journal->may_thread && !journal->has_thread)
+		journal->may_thread = checkpoint_start(journal) == 0;
 }
 
 void journal_abandon(struct journal *journal)
@@ -422,9 +428,7 @@ int journal_open(struct journal *journal, struct store *store, uint64_t limit, u
 	pthread_mutex_init(&journal->checkpoint_lock, NULL);
 	pthread_mutex_init(&journal->lock, NULL);
 	pthread_cond_init(&journal->changed, NULL);
-	/* without a thread the commits do its work: slower now and then, and no error */
-	if (with_thread)
-		checkpoint_start(journal);
+	journal->may_thread = with_thread;
 	return 0;
 }
 

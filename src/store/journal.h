@@ -47,6 +47,7 @@ struct journal {
 	int checkpoint_result; /* of the last one: 0 or -errno */
 
 	pthread_t thread;
+	bool may_thread;       /* it may be begun */
 	bool has_thread, thread_ends, is_wanted;
 
 	/* statistics, atomic */

@@ -13,8 +13,8 @@
  *   - nor does a power cut in a recovery that followed a kill, whose page cache showed what the device has not, be it
  *     that no later sync brings it there.
  *
- *   FM_STATES   states in all (7000)
- *   FM_SEED     what is done, and which states
+ *   FM_COMMIT_STATES   states in all (7000)
+ *   FM_SEED            what is done, and which states
  */
 #define _GNU_SOURCE 1
 #include "crash_sim.h"
@@ -53,6 +53,7 @@ static const struct shape shapes[] = {
 struct snap {
 	uint8_t *bytes;
 	uint8_t *is_used; /* of each unit */
+	uint8_t *is_zero; /* of each page */
 	uint64_t size;
 };
 
@@ -109,12 +110,15 @@ static void take_snap(const fm_heap *heap)
 	assert_true(snap->bytes != MAP_FAILED);
 	snap->is_used = calloc(snap->size / UNIT_SIZE + 1, 1);
 	assert_non_null(snap->is_used);
+	snap->is_zero = calloc(snap->size / 4096 + 1, 1);
+	assert_non_null(snap->is_zero);
 	find_used(heap, snap->is_used, snap->size / UNIT_SIZE);
 	for (uint64_t page = 0; page < snap->size / 4096; page++) {
 		static const uint8_t zeros[4096];
 		const uint8_t *now = (const uint8_t *)heap->mem + page * 4096;
 
-		if (!atomic_is_own(store_of(heap), page) && memcmp(now, zeros, 4096) != 0)
+		snap->is_zero[page] = atomic_is_own(store_of(heap), page) || memcmp(now, zeros, 4096) == 0;
+		if (!snap->is_zero[page])
 			memcpy(snap->bytes + page * 4096, now, 4096);
 	}
 }
@@ -122,9 +126,20 @@ static void take_snap(const fm_heap *heap)
 /* Is all that the commit uses what it was? The first page that is not, or UINT64_MAX. */
 static uint64_t first_difference(const fm_heap *heap, const struct snap *snap)
 {
+	off_t data = 0, hole = 0; /* the file's bytes [hole before data, data) are a hole, and so zero: not looked at */
+
 	for (uint64_t page = 0; page < snap->size / 4096; page++) {
 		if (!snap->is_used[page * 4096 / UNIT_SIZE] || atomic_is_own(store_of(heap), page))
 			continue;
+		if (snap->is_zero[page] && !store_of(heap)->read_only && page * 4096 < store_of(heap)->size) {
+			if ((off_t)(page * 4096) >= hole) {
+				data = lseek(heap->fd, (off_t)(page * 4096), SEEK_DATA);
+				data = data < 0 ? INT64_MAX : data;
+				hole = data == INT64_MAX ? data : lseek(heap->fd, data, SEEK_HOLE);
+			}
+			if ((off_t)(page * 4096 + 4096) <= data)
+				continue;
+		}
 		if (page * 4096 >= store_of(heap)->size ||
 		    memcmp((const uint8_t *)heap->mem + page * 4096, snap->bytes + page * 4096, 4096) != 0)
 			return page;
@@ -139,6 +154,7 @@ static void drop_snaps(void)
 
 		munmap(snap->bytes, snap->size);
 		free(snap->is_used);
+		free(snap->is_zero);
 	}
 }
 
@@ -630,7 +646,7 @@ int main(void)
 
 	t.seed = proc_seed();
 	t.rng = t.seed;
-	t.wanted = proc_env("FM_STATES", 7000);
+	t.wanted = proc_env("FM_COMMIT_STATES", 7000);
 	t.per_shape = t.wanted / SHAPES;
 	sim_init(&t.sim, 0);
 	sim_init(&t.inner, 0);
