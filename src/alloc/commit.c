@@ -127,6 +127,7 @@ static void lead(struct heap *heap)
 	bool changed = false;
 	int r = atomic_catch_up(atomic);
 
+	gate_gather(&heap->gate);
 	begin_pause(heap);
 	group = gate_group(&heap->gate);
 	if (!r)

@@ -1,29 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gate.h"
 
+#include "../os/os.h"
+
+#include <stddef.h>
+
+/* The committer waits so many turns for threads that commit as often as it does: some 20 us. */
+#define GATHER_TRIES 64
+
+/* And expects one more after so many meetings. */
+#define RAISE_AFTER 8
+
 void gate_init(struct gate *gate)
 {
 	pthread_mutex_init(&gate->mutex, NULL);
-	pthread_cond_init(&gate->changed, NULL);
+	pthread_cond_init(&gate->opened, NULL);
+	pthread_cond_init(&gate->left, NULL);
+	pthread_cond_init(&gate->given, NULL);
 }
 
 void gate_destroy(struct gate *gate)
 {
 	pthread_mutex_destroy(&gate->mutex);
-	pthread_cond_destroy(&gate->changed);
-}
-
-static void changed(struct gate *gate)
-{
-	pthread_cond_broadcast(&gate->changed);
-	pthread_mutex_unlock(&gate->mutex);
+	pthread_cond_destroy(&gate->opened);
+	pthread_cond_destroy(&gate->left);
+	pthread_cond_destroy(&gate->given);
 }
 
 void gate_enter(struct gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
 	while (gate->is_closed)
-		pthread_cond_wait(&gate->changed, &gate->mutex);
+		pthread_cond_wait(&gate->opened, &gate->mutex);
 	gate->inside++;
 	pthread_mutex_unlock(&gate->mutex);
 }
@@ -35,15 +43,17 @@ void gate_leave(struct gate *gate, bool is_abort)
 	if (is_abort)
 		gate->is_canceled = true;
 	if (gate->is_closed && gate->inside == 0)
-		pthread_cond_broadcast(&gate->changed);
+		pthread_cond_signal(&gate->left);
 	pthread_mutex_unlock(&gate->mutex);
 }
 
 void gate_take(struct gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
+	gate->takers++;
 	while (gate->has_committer)
-		pthread_cond_wait(&gate->changed, &gate->mutex);
+		pthread_cond_wait(&gate->given, &gate->mutex);
+	gate->takers--;
 	gate->has_committer = true;
 	pthread_mutex_unlock(&gate->mutex);
 }
@@ -52,7 +62,13 @@ void gate_give(struct gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
 	gate->has_committer = false;
-	changed(gate);
+	/* one of those who wait becomes the next, and serves the others; if somebody else is faster, they are served
+	 * by that one */
+	if (gate->takers)
+		pthread_cond_signal(&gate->given);
+	else if (gate->waiting)
+		pthread_cond_signal(&gate->waiting->woken);
+	pthread_mutex_unlock(&gate->mutex);
 }
 
 void gate_close(struct gate *gate)
@@ -60,7 +76,7 @@ void gate_close(struct gate *gate)
 	pthread_mutex_lock(&gate->mutex);
 	gate->is_closed = true;
 	while (gate->inside)
-		pthread_cond_wait(&gate->changed, &gate->mutex);
+		pthread_cond_wait(&gate->left, &gate->mutex);
 	pthread_mutex_unlock(&gate->mutex);
 }
 
@@ -68,7 +84,8 @@ void gate_open(struct gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
 	gate->is_closed = false;
-	changed(gate);
+	pthread_cond_broadcast(&gate->opened);
+	pthread_mutex_unlock(&gate->mutex);
 }
 
 bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
@@ -76,18 +93,50 @@ bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
 	bool leads = false;
 
 	waiter->is_done = false;
+	pthread_cond_init(&waiter->woken, NULL);
 	pthread_mutex_lock(&gate->mutex);
 	waiter->next = gate->waiting;
 	gate->waiting = waiter;
+	gate->asked++;
 	while (!waiter->is_done && !leads) {
-		leads = !gate->has_committer;
+		leads = !gate->has_committer && !gate->takers;
 		if (leads)
 			gate->has_committer = true;
 		else
-			pthread_cond_wait(&gate->changed, &gate->mutex);
+			pthread_cond_wait(&waiter->woken, &gate->mutex);
 	}
 	pthread_mutex_unlock(&gate->mutex);
+	if (!leads)
+		pthread_cond_destroy(&waiter->woken);
 	return leads;
+}
+
+static unsigned asked_now(struct gate *gate)
+{
+	unsigned asked;
+
+	pthread_mutex_lock(&gate->mutex);
+	asked = gate->asked;
+	pthread_mutex_unlock(&gate->mutex);
+	return asked;
+}
+
+void gate_gather(struct gate *gate)
+{
+	unsigned asked = asked_now(gate);
+
+	for (unsigned i = 0; i < GATHER_TRIES && asked < gate->expected; i++) {
+		os->yield();
+		asked = asked_now(gate);
+	}
+	/* what was not met is expected no longer; now and then one more is tried */
+	if (asked < gate->expected) {
+		gate->expected = asked;
+		gate->met = 0;
+	} else if (asked > gate->expected || ++gate->met == RAISE_AFTER) {
+		gate->expected = asked + (asked == gate->expected);
+		gate->met = 0;
+	}
 }
 
 struct gate_waiter *gate_group(struct gate *gate)
@@ -97,6 +146,7 @@ struct gate_waiter *gate_group(struct gate *gate)
 	pthread_mutex_lock(&gate->mutex);
 	group = gate->waiting;
 	gate->waiting = NULL;
+	gate->asked = 0;
 	pthread_mutex_unlock(&gate->mutex);
 	return group;
 }
@@ -109,7 +159,8 @@ void gate_serve(struct gate *gate, struct gate_waiter *group, int result)
 
 		group->result = result;
 		group->is_done = true;
+		pthread_cond_signal(&group->woken);
 		group = next;
 	}
-	changed(gate);
+	pthread_mutex_unlock(&gate->mutex);
 }

@@ -15,18 +15,25 @@
 
 struct gate_waiter {
 	struct gate_waiter *next;
-	int result; /* 0 or -errno */
+	pthread_cond_t woken; /* of its own: who is served wakes nobody else */
+	int result;           /* 0 or -errno */
 	bool is_done;
 };
 
 struct gate {
 	pthread_mutex_t mutex;
-	pthread_cond_t changed;
+	pthread_cond_t opened;  /* for those who wait to enter */
+	pthread_cond_t left;    /* for the committer, who waits for the last one to leave */
+	pthread_cond_t given;   /* for those who wait in gate_take */
 	unsigned inside;     /* threads in a section */
 	bool is_closed;      /* no outer section may begin */
 	bool has_committer;
 	bool is_canceled;    /* fm_abort was called: commits fail until a rollback */
 	struct gate_waiter *waiting;
+	unsigned asked;      /* how many those are */
+	unsigned takers;     /* threads in gate_take: they go first */
+	unsigned expected;   /* the committer's guess of how many threads commit at the same time */
+	unsigned met;        /* times that so many came since it was raised */
 };
 
 void gate_init(struct gate *gate);
@@ -47,6 +54,9 @@ void gate_open(struct gate *gate);
 /* Ask for a commit. True: the caller is the committer now, and is on the list; false: it was served,
  * waiter->result is what came out. */
 bool gate_ask(struct gate *gate, struct gate_waiter *waiter);
+
+/* Committer: let other threads run for a moment, if as many as lately have not asked yet: one write serves them too. */
+void gate_gather(struct gate *gate);
 
 /* In the pause: take the list. Later: all on it get `result`. */
 struct gate_waiter *gate_group(struct gate *gate);

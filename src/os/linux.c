@@ -10,6 +10,7 @@
 #include <linux/fiemap.h>
 #include <linux/fs.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -466,6 +467,11 @@ static int linux_sleep_ms(unsigned ms)
 	return result_of(nanosleep(&t, NULL));
 }
 
+static void linux_yield(void)
+{
+	sched_yield();
+}
+
 const struct os_calls os_linux = {
 	.open = linux_open,
 	.reopen = linux_reopen,
@@ -512,4 +518,5 @@ const struct os_calls os_linux = {
 	.thread_count = linux_thread_count,
 	.now_ms = linux_now_ms,
 	.sleep_ms = linux_sleep_ms,
+	.yield = linux_yield,
 };

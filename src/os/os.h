@@ -102,6 +102,7 @@ struct os_calls {
 	int (*thread_count)(void);                                     /* of this process */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
 	int (*sleep_ms)(unsigned ms);                                  /* EINTR if a signal came */
+	void (*yield)(void);                                           /* let another thread run */
 };
 
 /* The table in use. Tests may point it elsewhere while no heap is open. */
