@@ -79,27 +79,39 @@ bool store_has_lost_blocks(struct store *store)
 	return os->stat_fd(store->fd, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
 }
 
-/* What failed half-way is cut off: nothing of it was handed out. The journal may lie behind it. */
-static void undo_extension(struct store *store)
+/* Where the file ends; behind `size` there may be the journal of an atomic heap. */
+static uint64_t file_end(const struct store *store)
 {
-	os->truncate(store->fd, store->is_atomic ? max_u64(store->size, store->end) : store->size);
+	struct os_stat st;
+
+	return store->is_atomic && os->stat_fd(store->fd, &st) == 0 ? max_u64(st.size, store->size) : store->size;
+}
+
+/* What failed half-way is cut off: nothing of it was handed out. `end` is where the file ended. If an extent of the
+ * journal is planned behind that, it may just be made: then all stays until the heap is closed. */
+static void undo_extension(struct store *store, uint64_t end)
+{
+	if (!store->is_atomic || store->end <= end)
+		os->truncate(store->fd, end);
 }
 
 int store_extend(struct store *store, uint64_t size)
 {
+	uint64_t end;
 	int r;
 
 	if (size <= store->size)
 		return 0;
 	if (size > store->max_size)
 		return -EFBIG;
+	end = file_end(store);
 	r = allocate(store, store->size, size - store->size);
 	if (!r)
 		r = os->protect(store->base + store->size, size - store->size, true, true);
 	if (!r && store->atomic)
 		r = atomic_extended(store, size);
 	if (r) {
-		undo_extension(store);
+		undo_extension(store, end);
 		return r;
 	}
 	store_release(&store->size, size); /* pairs with readers that check an address against it */
