@@ -85,9 +85,45 @@ $(B)/examples/%: examples/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
 
-$(B)/bench/%: bench/%.c $(A)
+$(B)/bench/bars: bench/bars.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
+
+# A benchmark program is built once for each allocator that it is asked for (bench/support/heap.h). Compilers
+# know what malloc returns and drop pairs: not here.
+BENCH_FLAGS := $(C_FLAGS) -fno-builtin-malloc -fno-builtin-free -fno-builtin-realloc -Iinclude -Ibench/support
+
+$(B)/bench/support/%.o: bench/support/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) -c $< -o $@
+
+$(B)/bench/support/%.o: bench/support/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Wno-conversion -Wno-shadow -Ibench/support -c $< -o $@
+
+$(B)/bench/%-ours: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_OURS $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-target: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_TARGET $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-malloc: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/malloc.o
+	$(CC) $(BENCH_FLAGS) -DHEAP_MALLOC $^ -o $@
+
+$(B)/bench/%-pmemobj: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/pmemobj.o
+	$(CC) $(BENCH_FLAGS) $^ -lpmemobj -o $@
+
+$(B)/bench/%-memkind: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/memkind.o
+	$(CC) $(BENCH_FLAGS) $^ -lmemkind -o $@
+
+$(B)/bench/%-boost: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/boost.o
+	$(CC) $(BENCH_FLAGS) $^ -lstdc++ -o $@
+
+$(B)/bench/traverse_cpp.o: bench/traverse_cpp.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Iinclude -Ibench/support -c $< -o $@
+
+$(B)/bench/traverse-ours: $(B)/bench/traverse_cpp.o
 
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
