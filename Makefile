@@ -5,6 +5,9 @@
 #   make check                 all tests (installs what only the tests need, see tests/setup)
 #   make campaign              the same tests at their large sizes: hours
 #   make bars                  the figures that the README and docs promise, on this machine
+#   make bench                 measure against glibc, mimalloc, jemalloc, tcmalloc, libpmemobj, Boost.Interprocess and
+#                              memkind (see bench/setup), and write docs/performance.md: a quarter of an hour
+#   make bench BENCH="mixed larson" ROUNDS=5 MS=400    these alone, written to build/bench/performance.md
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -48,7 +51,7 @@ TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
-.PHONY: all examples tests demo check campaign bars install clean
+.PHONY: all examples tests demo check campaign bars bench install clean
 all: $(A) $(SO)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -150,6 +153,14 @@ demo: all examples
 bars: $(B)/bench/bars
 	@mkdir -p $(B)/bars-files
 	$(B)/bench/bars $(B)/bars-files $(BARS)
+
+# bench/run builds the programs that it runs.
+ROUNDS ?= 5
+MS ?= 400
+
+bench: all
+	bench/setup
+	bench/run --build $(B) --rounds $(ROUNDS) --ms $(MS) $(BENCH)
 
 check:
 	tests/setup

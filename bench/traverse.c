@@ -3,6 +3,7 @@
  * Traversing a list by each kind of link: `count=` nodes (1000) of 24 bytes in our heap, linked in the order of their
  * addresses, or at random with shuffle=1, walked again and again for `ms=` milliseconds (400). An operation is one
  * node: follow its link, add its value. The places of the nodes are the same for all kinds:
+ *
  *   kind=0   raw pointers
  *   kind=1   C offsets: the heap's address, added by hand
  *   kind=2   self-relative: the distance from the member to what it points to

@@ -103,8 +103,9 @@ static void *work_in_phases(void *arg)
 	while (atomic_load_explicit(&phase, memory_order_relaxed) == WARMING)
 		work->step(worker);
 	start = wall_ns();
-	while (!bench_is_over())
+	do
 		worker->operations += work->step(worker);
+	while (!bench_is_over());
 	worker->wall = wall_ns() - start;
 	pthread_barrier_wait(&together);
 	if (work->finish)
@@ -122,6 +123,10 @@ static void report_workers(const struct worker *workers, unsigned n, uint64_t cp
 		operations += workers[i].operations;
 		checksum += workers[i].checksum;
 		rate += (double)workers[i].operations / (double)workers[i].wall;
+	}
+	if (operations == 0) {
+		errno = ETIME;
+		bench_die("no operation was done");
 	}
 	bench_report((double)operations / rate, (double)cpu, operations, checksum);
 }

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plots as SVG, by gnuplot."""
+
+import os
+import shutil
+import subprocess
+
+from . import cases
+
+COLOURS = {"ours": "#1f4e79", "glibc": "#999999", "mimalloc": "#c0504d", "jemalloc": "#e0a030", "tcmalloc": "#5b9a5b"}
+
+HEAD = """set terminal svg size 960,420 font 'sans-serif,11' background '#ffffff'
+set output '{path}'
+set title '{title}'
+set style data histograms
+set style histogram clustered gap 1
+set style fill solid 0.9 noborder
+set boxwidth 0.9
+set grid ytics lc rgb '#dddddd'
+set border 3
+set tics nomirror
+set xtics rotate by 30 right
+set key outside top right
+"""
+
+
+def block(columns, rows):
+    """A data block for gnuplot: a label, then a number or `-` for each column."""
+    lines = ["$data << END", "label " + " ".join(columns)]
+    for label, values in rows:
+        lines.append(f'"{label}" ' + " ".join("-" if value is None else f"{value:.5g}" for value in values))
+    return "\n".join([*lines, "END", "set datafile missing '-'", ""])
+
+
+def series(columns):
+    parts = []
+    for number, column in enumerate(columns):
+        colour = f" lc rgb '{COLOURS[column]}'" if column in COLOURS else ""
+        label = ":xtic(1)" if number == 0 else ""
+        parts.append(f"$data using {number + 2}{label} title '{column}'{colour}")
+    return "plot " + ", ".join(parts)
+
+
+def bars(path, title, ylabel, columns, rows, extra=""):
+    script = HEAD.format(path=path, title=title) + f"set ylabel '{ylabel}'\nset yrange [0:*]\n{extra}" \
+        + block(columns, rows) + series(columns) + "\n"
+    subprocess.run(["gnuplot"], input=script, text=True, check=True)
+    return os.path.basename(path)
+
+
+def ratios(figures, folder, threads):
+    rows = [(case.name, [figures.ratio(case.name, threads, peer) for peer in cases.VOLATILE])
+            for case in figures.measured("throughput", threads)]
+    line = "set yrange [0:2.5]\nset arrow from graph 0, first 1 to graph 1, first 1 nohead lw 2 lc rgb '#333333' front\n"
+    return rows and bars(f"{folder}/ratios-{threads}.svg",
+                         f"time of ours / time of the peer, threads: {threads} (below 1: ours is faster; cut off at 2.5)",
+                         "ratio", cases.VOLATILE, rows, line)
+
+
+def scaling(figures, folder):
+    columns = ["ours", *cases.VOLATILE]
+    rows = [(case.name, [figures.scaling(case.name, 2, who) for who in columns])
+            for case in figures.measured("throughput", 2) if 1 in case.threads]
+    return rows and bars(f"{folder}/scaling.svg", "throughput of 2 threads / throughput of one", "times", columns, rows)
+
+
+def first_touch(figures, folder):
+    case = next(case for case in cases.CASES if case.group == "list")
+    rows = [(who, [figures.median("list", 1, who)]) for who in case.contestants if figures.median("list", 1, who)]
+    return rows and bars(f"{folder}/list.svg", "list of 5,000,000 nodes, first touch included", "ns per node (log)",
+                         ["time"], rows, "set logscale y\nset yrange [5:*]\nunset key\n")
+
+
+def fragmentation(figures, folder, taken):
+    case = next(case for case in cases.CASES if case.group == "fragment")
+    rows = [(who, [taken(figures, "fragment", who)]) for who in case.contestants if taken(figures, "fragment", who)]
+    return rows and bars(f"{folder}/fragmentation.svg", "bytes taken per live byte after the fragmentation load",
+                         "bytes per live byte", ["taken"], rows, "unset key\n")
+
+
+def draw(figures, folder, taken):
+    """Draw what there are figures for; returns the files' names."""
+    if not shutil.which("gnuplot"):
+        print("  plots: gnuplot is missing")
+        return []
+    os.makedirs(folder, exist_ok=True)
+    drawn = [ratios(figures, folder, threads) for threads in (1, 2)]
+    drawn += [scaling(figures, folder), first_touch(figures, folder), fragmentation(figures, folder, taken)]
+    return [name for name in drawn if name]
