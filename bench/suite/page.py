@@ -41,7 +41,7 @@ def ratio(value):
     if value is None:
         return "-"
     text = f"{value:.2f}"
-    return f"**{text}**" if value > 1 else text
+    return f"**{text}**" if float(text) > 1 else text
 
 
 def spread(figures, case, threads, who, key="ns"):
@@ -60,6 +60,10 @@ def taken(figures, case, who):
     live = figures.median(case, 1, who, "live_bytes")
     used = figures.median(case, 1, who, "file_bytes") or figures.median(case, 1, who, "resident_bytes")
     return used / live if live and used else None
+
+
+def present(figures, case):
+    return [who for who in case.contestants if (case.name, 1, who) in figures.runs]
 
 
 # ---------------------------------------------------------------- sections: text, or "" without figures
@@ -134,7 +138,8 @@ def scaling(figures):
             continue
         for threads in (2, 4):
             values = [figures.scaling(case.name, threads, who) for who in names]
-            rows.append([case.title, str(threads), *("-" if value is None else f"{value:.2f}" for value in values)])
+            if values[0] is not None:
+                rows.append([case.title, str(threads), *("-" if value is None else f"{value:.2f}" for value in values)])
     plot = "\n![scaling](performance/scaling.svg)\n" if "scaling.svg" in figures.plots else ""
     return rows and table(["case", "threads", *names], rows) + plot
 
@@ -151,11 +156,11 @@ def file_backed(figures):
 def first_touch(figures):
     rows = []
     for case in figures.measured("list", 1):
-        for who in case.contestants:
+        for who in present(figures, case):
             mine = "ours@tmpfs" if who.endswith("@tmpfs") else "ours"
-            if (case.name, 1, who) in figures.runs:
-                rows.append([who, spread(figures, case.name, 1, who), ratio(figures.ratio(case.name, 1, who, ours=mine)),
-                             f"{taken(figures, case.name, who) or 0:.3f}"])
+            bytes_taken = taken(figures, case.name, who)
+            rows.append([who, spread(figures, case.name, 1, who), ratio(figures.ratio(case.name, 1, who, ours=mine)),
+                         f"{bytes_taken:.3f}" if bytes_taken else "-"])
     plot = "\n![list](performance/list.svg)\n" if "list.svg" in figures.plots else ""
     return rows and table(["who", "time of a node", "ours / it, on the same file system",
                            "bytes taken per live byte"], rows) + plot
@@ -187,7 +192,7 @@ def peak(figures):
 def opening(figures):
     rows = []
     for case in figures.measured("opening", 1):
-        for who in case.contestants:
+        for who in present(figures, case):
             rows.append([case.title, who, spread(figures, case.name, 1, who), spread(figures, case.name, 1, who, "close_ns"),
                          spread(figures, case.name, 1, who, "first_close_ns")])
     text = rows and table(["case", "who", "open", "close", "close after making them"], rows)
@@ -203,7 +208,7 @@ def opening(figures):
 def links(figures):
     rows = []
     for case in figures.measured("links", 1):
-        for who in case.contestants:
+        for who in present(figures, case):
             value = figures.ratio(case.name, 1, "raw", ours=who)
             rows.append([case.title, f"`{who}`", spread(figures, case.name, 1, who), "-" if value is None else f"{value:.2f}"])
     return rows and table(["list", "link", "time of a node", "/ raw pointers"], rows)

@@ -9,7 +9,7 @@ from . import cases
 
 COLOURS = {"ours": "#1f4e79", "glibc": "#999999", "mimalloc": "#c0504d", "jemalloc": "#e0a030", "tcmalloc": "#5b9a5b"}
 
-HEAD = """set terminal svg size 960,420 font 'sans-serif,11' background '#ffffff'
+HEAD = """set terminal svg noenhanced size 960,420 font 'sans-serif,11' background '#ffffff'
 set output '{path}'
 set title '{title}'
 set style data histograms
@@ -24,9 +24,9 @@ set key outside top right
 """
 
 
-def block(columns, rows):
-    """A data block for gnuplot: a label, then a number or `-` for each column."""
-    lines = ["$data << END", "label " + " ".join(columns)]
+def block(rows):
+    """A data block for gnuplot: a label, then numbers or `-`."""
+    lines = ["$data << END"]
     for label, values in rows:
         lines.append(f'"{label}" ' + " ".join("-" if value is None else f"{value:.5g}" for value in values))
     return "\n".join([*lines, "END", "set datafile missing '-'", ""])
@@ -35,33 +35,41 @@ def block(columns, rows):
 def series(columns):
     parts = []
     for number, column in enumerate(columns):
-        colour = f" lc rgb '{COLOURS[column]}'" if column in COLOURS else ""
+        colour = f" lc rgb '{COLOURS.get(column, COLOURS['ours'])}'"
         label = ":xtic(1)" if number == 0 else ""
         parts.append(f"$data using {number + 2}{label} title '{column}'{colour}")
     return "plot " + ", ".join(parts)
 
 
 def bars(path, title, ylabel, columns, rows, extra=""):
+    shown = [number for number in range(len(columns)) if any(values[number] is not None for _, values in rows)]
+    columns = [columns[number] for number in shown]
+    rows = [(label, [values[number] for number in shown]) for label, values in rows]
     script = HEAD.format(path=path, title=title) + f"set ylabel '{ylabel}'\nset yrange [0:*]\n{extra}" \
-        + block(columns, rows) + series(columns) + "\n"
+        + block(rows) + series(columns) + "\n"
     subprocess.run(["gnuplot"], input=script, text=True, check=True)
     return os.path.basename(path)
+
+
+def line_at(value):
+    return f"set arrow from graph 0, first {value} to graph 1, first {value} nohead lw 2 lc rgb '#333333' front\n"
 
 
 def ratios(figures, folder, threads):
     rows = [(case.name, [figures.ratio(case.name, threads, peer) for peer in cases.VOLATILE])
             for case in figures.measured("throughput", threads)]
-    line = "set yrange [0:2.5]\nset arrow from graph 0, first 1 to graph 1, first 1 nohead lw 2 lc rgb '#333333' front\n"
     return rows and bars(f"{folder}/ratios-{threads}.svg",
-                         f"time of ours / time of the peer, threads: {threads} (below 1: ours is faster; cut off at 2.5)",
-                         "ratio", cases.VOLATILE, rows, line)
+                         f"time of ours / time of the peer, threads: {threads} (below 1: ours is faster)",
+                         "ratio (log)", cases.VOLATILE, rows, "set logscale y 2\nset yrange [0.0625:16]\n" + line_at(1))
 
 
 def scaling(figures, folder):
     columns = ["ours", *cases.VOLATILE]
     rows = [(case.name, [figures.scaling(case.name, 2, who) for who in columns])
             for case in figures.measured("throughput", 2) if 1 in case.threads]
-    return rows and bars(f"{folder}/scaling.svg", "throughput of 2 threads / throughput of one", "times", columns, rows)
+    return rows and bars(f"{folder}/scaling.svg",
+                         "throughput of 2 threads / throughput of one (the line: 1.9; cut off at 4)", "times", columns, rows,
+                         "set yrange [0:4]\n" + line_at(1.9))
 
 
 def first_touch(figures, folder):
