@@ -32,7 +32,7 @@ def describe(folder):
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
     virtual = field(lscpu, "Hypervisor vendor", "")
     return {
-        "processor": field(lscpu, "Model name") + f" (family {field(lscpu, 'CPU family')}, model {field(lscpu, 'Model')})",
+        "processor": f"{field(lscpu, 'Model name')} (family {field(lscpu, 'CPU family')}, model {field(lscpu, 'Model')})",
         "cores": f"{os.cpu_count()}" + (f", virtual ({virtual})" if virtual else ""),
         "memory": f"{memory / 2**20:.0f} GiB",
         "kernel": platform.release(),
@@ -53,5 +53,6 @@ def packages():
 def commit():
     """The commit, and whether the files are another state than it."""
     name = output("git", "rev-parse", "--short=12", "HEAD") or "unknown"
-    changed = output("git", "status", "--porcelain", "--untracked-files=no", "--", "src", "include", "bench", "Makefile")
+    sources = ["src", "include", "bench", "Makefile"]
+    changed = output("git", "status", "--porcelain", "--untracked-files=no", "--", *sources)
     return name + (" with uncommitted changes" if changed else "")

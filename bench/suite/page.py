@@ -72,8 +72,8 @@ def about(figures):
     results = figures.results
     facts = [("date", results["date"]), ("commit", results["commit"]), *results["machine"].items()]
     facts.append(("peers", ", ".join(f"{name} {version}" for name, version in results["packages"].items())))
-    facts.append(("runs", f"{results['rounds']} of each contestant, alternating; {results['ms']} ms each where the work "
-                          "has no end of its own"))
+    facts.append(("runs", f"{results['rounds']} of each contestant, alternating; {results['ms']} ms each where the "
+                          "work has no end of its own"))
     facts.append(("load average", " before, ".join(f"{load:.2f}" for load in results["load"]) + " after"))
     trial = "**A trial of the programs with small sizes: no figures to quote.**\n\n" if results.get("quick") else ""
     return trial + table(["", ""], facts)
@@ -148,9 +148,11 @@ def file_backed(figures):
     rows = []
     for threads in THREADS:
         for case in figures.measured("file", threads):
-            rows.append([case.title, str(threads), *(spread(figures, case.name, threads, who) for who in case.contestants),
-                         *(ratio(figures.ratio(case.name, threads, who)) for who in cases.FILE_BACKED)])
-    return rows and table(["case", "threads", "ours", *cases.FILE_BACKED, *(f"/ {who}" for who in cases.FILE_BACKED)], rows)
+            spreads = [spread(figures, case.name, threads, who) for who in case.contestants]
+            ratios = [ratio(figures.ratio(case.name, threads, who)) for who in cases.FILE_BACKED]
+            rows.append([case.title, str(threads), *spreads, *ratios])
+    by = [f"/ {who}" for who in cases.FILE_BACKED]
+    return rows and table(["case", "threads", "ours", *cases.FILE_BACKED, *by], rows)
 
 
 def first_touch(figures):

@@ -73,8 +73,9 @@ static inline uint32_t random_high(uint64_t random, uint32_t n)
 
 /* ---------------------------------------------------------------- threads that work for a time */
 
+/* In cache lines of its own: what a worker writes at each operation must not slow down its neighbour. */
 struct worker {
-	unsigned no;
+	__attribute__((aligned(128))) unsigned no;
 	uint64_t random;   /* this worker's state for random_next */
 	uint64_t checksum; /* of what was read back from objects: keeps the compiler honest */
 	void *own;         /* the program's */
