@@ -28,16 +28,17 @@ def file_system(folder):
 def describe(folder):
     """Processor, memory, kernel, compiler and file system, in words."""
     lscpu = output("lscpu")
+    model = f"family {field(lscpu, 'CPU family')}, model {field(lscpu, 'Model')}"
     memory = int(field(open("/proc/meminfo", encoding="ascii").read(), "MemTotal", "0 kB").split()[0])
     system = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
     virtual = field(lscpu, "Hypervisor vendor", "")
     return {
-        "processor": f"{field(lscpu, 'Model name')} (family {field(lscpu, 'CPU family')}, model {field(lscpu, 'Model')})",
+        "processor": f"{field(lscpu, 'Model name')} ({model})",
         "cores": f"{os.cpu_count()}" + (f", virtual ({virtual})" if virtual else ""),
         "memory": f"{memory / 2**20:.0f} GiB",
         "kernel": platform.release(),
         "system": system,
-        "compiler": output(os.environ.get("CC") or "cc", "--version").splitlines()[0],
+        "compiler": output(*(os.environ.get("CC") or "cc").split(), "--version").partition("\n")[0],
         "heap file on": file_system(folder),
     }
 

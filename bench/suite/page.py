@@ -3,6 +3,7 @@
 
 import os
 import re
+import statistics
 
 from . import bars, cases, plots
 from .figures import Figures, geometric_mean
@@ -74,9 +75,20 @@ def about(figures):
     facts.append(("peers", ", ".join(f"{name} {version}" for name, version in results["packages"].items())))
     facts.append(("runs", f"{results['rounds']} of each contestant, alternating; {results['ms']} ms each where the "
                           "work has no end of its own"))
+    others = [run["others"] for run in results["runs"] if "others" in run]
+    if others:
+        facts.append(("taken by other processes",
+                      f"{statistics.median(others):.1%} of the processors in the median run, "
+                      f"{max(others):.1%} in the worst one; a run is made up to {results['tries']} times where it is "
+                      "more than 5 %"))
     facts.append(("load average", " before, ".join(f"{load:.2f}" for load in results["load"]) + " after"))
-    trial = "**A trial of the programs with small sizes: no figures to quote.**\n\n" if results.get("quick") else ""
-    return trial + table(["", ""], facts)
+    warning = ""
+    if results.get("quick"):
+        warning = "**A trial of the programs with small sizes: no figures to quote.**\n\n"
+    elif others and statistics.median(others) > 0.05:
+        warning = "**The machine was not quiet: other processes took part in most runs. Wall times, those of several " \
+            "threads above all, are theirs, too; instructions, memory and space are not affected.**\n\n"
+    return warning + table(["", ""], facts)
 
 
 def bar_table(figures):
@@ -195,14 +207,14 @@ def opening(figures):
     rows = []
     for case in figures.measured("opening", 1):
         for who in present(figures, case):
-            rows.append([case.title, who, spread(figures, case.name, 1, who), spread(figures, case.name, 1, who, "close_ns"),
-                         spread(figures, case.name, 1, who, "first_close_ns")])
+            times = [spread(figures, case.name, 1, who, key) for key in ("ns", "close_ns", "first_close_ns")]
+            rows.append([case.title, who, *times])
     text = rows and table(["case", "who", "open", "close", "close after making them"], rows)
     found = figures.results["promises"]
     if found:
-        text = (text or "") + "\nOur heap beside what the device takes (`make bars`): one synchronous write of 512 bytes takes " \
-            f"{found['write_us']:.0f} us; opening for writing {found['open_empty_us']:.0f} us without objects and " \
-            f"{found['open_full_us']:.0f} us with 5,000,000, for reading {found['read_empty_us']:.0f} and " \
+        text = (text or "") + "\nOur heap beside what the device takes (`make bars`): one synchronous write of 512 " \
+            f"bytes takes {found['write_us']:.0f} us; opening for writing {found['open_empty_us']:.0f} us without " \
+            f"objects and {found['open_full_us']:.0f} us with 5,000,000, for reading {found['read_empty_us']:.0f} and " \
             f"{found['read_full_us']:.0f} us; closing after a sync {found['close_us'] / 1000:.1f} ms.\n"
     return text
 
@@ -212,7 +224,8 @@ def links(figures):
     for case in figures.measured("links", 1):
         for who in present(figures, case):
             value = figures.ratio(case.name, 1, "raw", ours=who)
-            rows.append([case.title, f"`{who}`", spread(figures, case.name, 1, who), "-" if value is None else f"{value:.2f}"])
+            rows.append([case.title, f"`{who}`", spread(figures, case.name, 1, who),
+                         "-" if value is None else f"{value:.2f}"])
     return rows and table(["list", "link", "time of a node", "/ raw pointers"], rows)
 
 

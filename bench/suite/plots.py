@@ -59,7 +59,7 @@ def ratios(figures, folder, threads):
     rows = [(case.name, [figures.ratio(case.name, threads, peer) for peer in cases.VOLATILE])
             for case in figures.measured("throughput", threads)]
     return rows and bars(f"{folder}/ratios-{threads}.svg",
-                         f"time of ours / time of the peer, threads: {threads} (below 1: ours is faster; cut off at 16 and 1/16)",
+                         f"time of ours / of the peer, threads: {threads} (below 1: faster; cut off at 16, 1/16)",
                          "ratio (log)", cases.VOLATILE, rows, "set logscale y 2\nset yrange [0.0625:16]\n" + line_at(1))
 
 
@@ -68,8 +68,8 @@ def scaling(figures, folder):
     rows = [(case.name, [figures.scaling(case.name, 2, who) for who in columns])
             for case in figures.measured("throughput", 2) if 1 in case.threads]
     return rows and bars(f"{folder}/scaling.svg",
-                         "throughput of 2 threads / throughput of one (the line: 1.9; cut off at 4)", "times", columns, rows,
-                         "set yrange [0:4]\n" + line_at(1.9))
+                         "throughput of 2 threads / throughput of one (the line: 1.9; cut off at 4)", "times", columns,
+                         rows, "set yrange [0:4]\n" + line_at(1.9))
 
 
 def first_touch(figures, folder):

@@ -47,7 +47,7 @@ ok $? "the programs build for our heap and for malloc, without a warning"
 ok $? "a program says how it is used when asked for something else"
 
 # everything but the loops under valgrind and bars: 20 ms a run
-bench/run --build "$build" --quick --ms 20 --rounds 1 --files "$dir/files" --results "$dir/results.json" --out "$dir/trial" \
+bench/run --build "$build" --quick --ms 20 --rounds 1 --tries 1 --files "$dir/files" --results "$dir/results.json" --out "$dir/trial" \
 	batch mixed larson prodcon exchange large realloc churn list fragment opening links >"$dir/log" 2>&1
 ok $? "a round of all cases, our heap in none of them failing"
 
@@ -95,7 +95,7 @@ import sys
 sys.dont_write_bytecode = True
 sys.path.insert(0, "bench")
 from suite import cases, measure
-bench = measure.Bench(sys.argv[1], sys.argv[2], 1, True)
+bench = measure.Bench(sys.argv[1], sys.argv[2], 1, 1, True)
 case = cases.CASES[0]
 bench.libraries["libmimalloc.so.2"] = "/nonexistent/libmimalloc.so.2"
 assert "error" in bench.run(case, "mimalloc", 1), "glibc under another name"
@@ -104,8 +104,13 @@ assert not bench.has(case, "mimalloc")
 assert "ns" in bench.run(case, "glibc", 1)
 order = [run["who"] for run in bench.alternate(cases.Case("x", "x", "batch", (), (1,), ("ours", "glibc")), 1, 3)]
 assert order == ["ours", "glibc", "glibc", "ours", "ours", "glibc"], order
+bench.tries, bench.run_once = 3, lambda *_: {"ns": 1}
+shares = iter([0.5, 0.3, 0.4, 0.5, 0.01])
+measure.OthersLoad.share = lambda _: next(shares)
+assert bench.run(case, "glibc", 1)["others"] == 0.3, "the least disturbed of three tries"
+assert bench.run(case, "glibc", 1)["others"] == 0.01, "a quiet one ends them"
 END
-ok $? "a library that can't be preloaded is an error, not a figure; contestants alternate"
+ok $? "a library that can't be preloaded is an error, not a figure; contestants alternate; disturbed runs are made again"
 
 "$build/bench/bars" "$dir" opening closing density >"$dir/bars" 2>"$dir/log" && python3 - "$dir/bars" >"$dir/log" 2>&1 <<'END'
 import sys
@@ -148,6 +153,8 @@ line '| opening with 5,000,000 objects: at most 100 us beside one small synchron
 line '| list of 5,000,000 nodes on ext4: at most 1.0 of the best file-backed peer | 0.25; boost is the best | met |' "the list"
 line '| fragmentation: at most 1.35 file bytes per live byte (aim 1.25) | 1.30 | met |' "fragmentation"
 line '| ours | 30.0 | 40.0 | 70.0 |' "instructions"
+grep -q '^| taken by other processes | 1.0% of the processors in the median run' "$dir/page/performance.md"
+ok $? "what other processes took"
 
 if command -v gnuplot >/dev/null; then
 	: >"$dir/log"
