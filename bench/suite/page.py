@@ -77,10 +77,10 @@ def about(figures):
                           "work has no end of its own"))
     others = [run["others"] for run in results["runs"] if "others" in run]
     if others:
+        again = f"; a disturbed run is made up to {results['tries']} times" if results["tries"] > 1 else ""
         facts.append(("taken by other processes",
                       f"{statistics.median(others):.1%} of the processors in the median run, "
-                      f"{max(others):.1%} in the worst one; a run is made up to {results['tries']} times where it is "
-                      "more than 5 %"))
+                      f"{max(others):.1%} in the worst one{again}"))
     facts.append(("load average", " before, ".join(f"{load:.2f}" for load in results["load"]) + " after"))
     warning = ""
     if results.get("quick"):
