@@ -31,16 +31,6 @@ extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden
 /* Fill the table. Idempotent; called before the first heap opens. */
 void classes_init(void);
 
-/* Classes of sizes up to TABLE_MAX, by eighths. */
-#define TABLE_MAX 1024u
-extern uint8_t class_table[TABLE_MAX / 8 + 1] __attribute__((visibility("hidden")));
-
-/* The same as class_of; size <= TABLE_MAX. */
-static inline unsigned class_by_table(size_t size)
-{
-	return class_table[(size + 7) / 8];
-}
-
 /* The smallest class for `size` bytes; size <= SMALL_MAX. */
 static inline unsigned class_of(size_t size)
 {
