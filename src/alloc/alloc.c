@@ -164,16 +164,13 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 static bool free_described(struct heap *heap, uint64_t off)
 {
 	struct unit *slab;
-	uint32_t slot;
 
 	if (off >= heap_size(heap))
 		return false;
 	slab = &heap->units[off >> UNIT_SHIFT];
 	slab -= load_relaxed(&slab->back);
-	if (load_acquire(&slab->owner) == 0) /* pairs with the release in slab_describe */
-		return false;
-	slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));
-	return slot != UINT32_MAX && slab_free_remote(heap, slab, slot) == 0;
+	/* the acquire pairs with the release in slab_describe */
+	return load_acquire(&slab->owner) != 0 && slab_free_at(heap, slab, off);
 }
 
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)

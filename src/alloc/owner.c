@@ -245,6 +245,13 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	return 0;
 }
 
+bool slab_free_at(struct heap *heap, struct unit *slab, uint64_t off)
+{
+	uint32_t slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));
+
+	return slot != UINT32_MAX && slab_free_remote(heap, slab, slot) == 0;
+}
+
 /* Take back what other threads freed in `slab`. */
 static void harvest_own(struct tcache *tcache, struct unit *slab)
 {

@@ -145,4 +145,7 @@ bool tcache_release_empty(struct tcache *tcache);
 /* Free slot `slot` of a slab that the caller does not own: F1..F5. 0, or -1 if it is not allocated. */
 int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot);
 
+/* The same for the slot that begins at offset `off` of the heap. True if there was a live one. */
+bool slab_free_at(struct heap *heap, struct unit *slab, uint64_t off);
+
 #endif

@@ -54,9 +54,16 @@ static inline bool slab_divide(const struct unit *slab, uint16_t offset, uint64_
 /* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
 static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 {
-	uint64_t slot = offset / slab->slot_size;
+	uint64_t slot = 0;
+	bool begins;
 
-	return offset % slab->slot_size == 0 && slot < slab->slots ? (uint32_t)slot : UINT32_MAX;
+	if (likely(offset < UNIT_SIZE)) {
+		begins = slab_divide(slab, (uint16_t)offset, &slot);
+	} else {
+		slot = offset / slab->slot_size;
+		begins = slot * slab->slot_size == offset;
+	}
+	return begins && slot < slab->slots ? (uint32_t)slot : UINT32_MAX;
 }
 
 /* Slots of word `w` that exist. */

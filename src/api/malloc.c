@@ -166,17 +166,21 @@ static struct heap *heap_with(const void *p)
 	return NULL;
 }
 
-/* Free an object in a slab of the cache's thread; false: look closer. */
-static bool free_own(struct tcache *tcache, const void *p)
+/* Free an object in a slab of any thread, by the descriptor alone; false: look closer. */
+static bool free_in_slab(struct tcache *tcache, const void *p)
 {
 	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
 	struct unit *slab;
+	uint64_t owner;
 
 	if (off >> UNIT_SHIFT >= tcache->units_len)
 		return false;
 	slab = &tcache->units[off >> UNIT_SHIFT];
 	slab -= load_relaxed(&slab->back);
-	return load_relaxed(&slab->owner) == tcache->id && tcache_free_own(tcache, slab, off);
+	owner = load_acquire(&slab->owner); /* pairs with the release in slab_describe */
+	if (owner == tcache->id)
+		return tcache_free_own(tcache, slab, off);
+	return owner != 0 && slab_free_at(tcache->heap, slab, off);
 }
 
 static noinline int free_slow(void *p)
@@ -185,7 +189,7 @@ static noinline int free_slow(void *p)
 	struct heap *heap;
 	struct tcache *tcache;
 
-	if (!p || free_own(thread_recent, p))
+	if (!p || free_in_slab(thread_recent, p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
@@ -193,7 +197,7 @@ static noinline int free_slow(void *p)
 	tcache = recent_of(heap);
 	if (tcache) {
 		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
-		if (free_own(tcache, p))
+		if (free_in_slab(tcache, p))
 			return 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0)
