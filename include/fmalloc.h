@@ -77,6 +77,8 @@ struct fm_options {
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
 	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
+	int decay_ms;           /* free space loses its blocks after one to two times this; 0: 10 s; -1: not before
+	                           fm_trim or fm_close */
 };
 
 /* Open the heap in the file `path`. `options` may be NULL. With FM_CREATE a missing file is created,
@@ -177,6 +179,17 @@ FM_API size_t fm_usable_size(const void *p);
 
 /* The open heap in whose mapping `p` lies, or NULL. */
 FM_API fm_heap *fm_heap_of(const void *p);
+
+/* Give free space back to the file system: what the calling thread keeps in reserve, the file behind its last
+ * object, and blocks of free units of 64 KiB, until at most `keep_bytes` of free space have blocks. Without this call
+ * the heap does so by itself, late: see fm_options.decay_ms. What other threads keep in reserve stays: at most
+ * 1 MiB and a quarter of what each has.
+ *
+ * Returns   1 if something was given back, 0 if nothing was, -1 with errno EROFS, EBADF, EPERM.
+ * Threads   any thread; others wait while it lasts where they need more than a slot of their own.
+ * Cost      up to 400 us for each hole, and a look at every segment (4 MiB).
+ */
+FM_API int fm_trim(fm_heap *heap, size_t keep_bytes);
 
 /* ---------------------------------------------------------------- the thread's target */
 

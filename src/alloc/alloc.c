@@ -3,6 +3,7 @@
 
 #include "../base/status.h"
 #include "directory.h"
+#include "giveback.h"
 #include "large.h"
 #include "segment.h"
 
@@ -202,6 +203,27 @@ size_t alloc_usable_size(struct heap *heap, const void *p, enum fm_misuse_kind *
 	struct object object;
 
 	return find_live(heap, p, &object, misuse) ? object.len : 0;
+}
+
+/* ---------------------------------------------------------------- giving space back */
+
+int alloc_trim(struct heap *heap, uint64_t keep_len)
+{
+	struct tcache *tcache;
+	bool any = false;
+
+	if (prepare_change(heap))
+		return -1;
+	tcache = tcache_attach(heap);
+	if (tcache)
+		tcache_release_empty(tcache);
+	heap_lock(heap);
+	if (giveback_tail(heap))
+		any = true;
+	if (giveback_now(heap, keep_len, UNIT_SIZE))
+		any = true;
+	heap_unlock(heap);
+	return any;
 }
 
 /* ---------------------------------------------------------------- changing the size */

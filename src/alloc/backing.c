@@ -46,12 +46,14 @@ static void set_taken(struct segment *segment, uint64_t units, bool *all_zero)
 	if ((segment->zero & units) != units)
 		*all_zero = false;
 	segment->zero &= ~units;
+	segment->idle &= ~units;
 }
 
 static void set_punched(struct segment *segment, uint64_t units, bool *all_zero)
 {
 	(void)all_zero;
 	segment->backed &= ~units;
+	segment->idle &= ~units;
 	segment->zero |= units;
 }
 
@@ -61,6 +63,15 @@ bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
 
 	for_units(heap, off, len, set_taken, &all_zero);
 	return all_zero;
+}
+
+int backing_punch(struct heap *heap, uint64_t off, uint64_t len)
+{
+	int r = store_punch(&heap->store, off, len);
+
+	if (!r)
+		for_units(heap, off, len, set_punched, NULL);
+	return r;
 }
 
 /* Let the file reach `end`. */
@@ -145,42 +156,6 @@ int cannot_grow(const struct heap *heap, int r)
 	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %m", (unsigned long long)heap->store.size);
 }
 
-/* Free units of the segment of which this process knows that they are free, below the file's end. */
-static uint64_t known_free(const struct heap *heap, uint64_t segment_no)
-{
-	switch (segment_state(heap, segment_no)) {
-	case SEG_FREE:
-		return ~UINT64_C(0);
-	case SEG_EXAMINED:
-		return heap->segments[segment_no].free_units;
-	default:
-		return 0;
-	}
-}
-
-void backing_punch_free(struct heap *heap, uint64_t min_len)
-{
-	uint64_t end = heap->store.size >> UNIT_SHIFT;
-	uint64_t from = 0;
-
-	for (uint64_t unit = SEGMENT_UNITS; unit <= end; unit++) {
-		const struct segment *segment = &heap->segments[segment_of_unit(unit)];
-		bool can_go = unit < end && known_free(heap, segment_of_unit(unit)) &
-		                                segment->backed & UINT64_C(1) << index_in_segment(unit);
-
-		if (can_go && !from)
-			from = unit;
-		if (can_go || !from)
-			continue;
-		if ((unit - from) << UNIT_SHIFT >= min_len) {
-			if (store_punch(&heap->store, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT))
-				return; /* the file system can't: blocks stay, which is no error */
-			for_units(heap, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT, set_punched, NULL);
-		}
-		from = 0;
-	}
-}
-
 uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)
 {
 	uint64_t start = segment_no << SEGMENT_SHIFT;
@@ -207,29 +182,6 @@ uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)
 			end = max_u64(end, start + ((u + n) << UNIT_SHIFT));
 	}
 	return end;
-}
-
-void backing_trim(struct heap *heap)
-{
-	uint64_t last, end;
-
-	directory_shrink(heap);
-	last = directory_last(heap);
-	while (last > 0 && segment_state(heap, last) == SEG_INTERIOR)
-		last--;
-	if (segment_state(heap, last) == SEG_DAMAGED)
-		return;
-	end = max_u64(round_up(backing_used_end(heap, last), UNIT_SIZE), HEAP_MIN_SIZE);
-	if (end < heap->store.size && store_truncate(&heap->store, end) == 0) {
-		uint64_t first = segment_of_unit(end >> UNIT_SHIFT);
-
-		for (uint64_t s = first; s < heap->covered; s++) {
-			uint64_t keep = s == first ? low_mask(index_in_segment(end >> UNIT_SHIFT)) : 0;
-
-			heap->segments[s].backed &= keep;
-			heap->segments[s].zero &= keep;
-		}
-	}
 }
 
 /* Back the metadata and the used units of a segment, by its words. Nothing of it is changed. 0 or -errno. */

@@ -4,6 +4,7 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
+#include "giveback.h"
 #include "owner.h"
 #include "recover.h"
 #include "segment.h"
@@ -176,8 +177,8 @@ int heap_close(struct heap *heap)
 	heap_lock(heap);
 	tcache_leave_all(heap);
 	if (heap_may_write(heap)) {
-		backing_trim(heap);
-		backing_punch_free(heap, PUNCH_AT_LEAST);
+		giveback_tail(heap);
+		giveback_now(heap, 0, PUNCH_AT_LEAST);
 		segment_note_full(heap);
 	}
 	store_release(&heap->is_open, 0);
@@ -209,7 +210,7 @@ int heap_rest(struct heap *heap)
 		return 0;
 	}
 	tcache_leave_all(heap);
-	backing_trim(heap);
+	giveback_tail(heap);
 	segment_note_full(heap);
 	r = store_mark_clean(&heap->store);
 	if (!r)

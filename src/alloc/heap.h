@@ -84,6 +84,7 @@ struct segment {
 	uint64_t free_units; /* one bit a unit */
 	uint64_t backed;
 	uint64_t zero;       /* units that this process added to the file and never handed out */
+	uint64_t idle;       /* free and backed units that were so at the last look (giveback.h) */
 	uint32_t next, prev; /* in the bucket of its longest free run; segment number + 1, 0: none */
 	uint8_t state;       /* enum segment_state */
 	uint8_t bucket;      /* longest free run, 0: in no bucket */
@@ -116,6 +117,9 @@ struct heap {
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
+	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
+	uint32_t releases;          /* of units, since opening */
+	uint64_t looked_ms;         /* when `idle` was set */
 	struct unit *unowned[CLASSES]; /* slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
 };

@@ -10,6 +10,7 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
+#include "giveback.h"
 #include "slab.h"
 
 #include <errno.h>
@@ -374,4 +375,5 @@ void units_release(struct heap *heap, uint64_t unit_no, unsigned n)
 	segment->free_units |= range_mask(index_in_segment(unit_no), n);
 	if (!segment_release_if_empty(heap, segment_no))
 		bucket_update(heap, segment_no);
+	giveback_note(heap);
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "../alloc/alloc.h"
 #include "../base/status.h"
 #include "process.h"
 #include "registry.h"
@@ -11,6 +12,9 @@
 #define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER)
 #define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK)
 
+/* What a program frees it mostly needs again within seconds. */
+#define DECAY_MS 10000
+
 /* The caller's options, with zeros for what its version of the struct does not have. */
 static int read_options(struct fm_options *out, const struct fm_options *in)
 {
@@ -20,7 +24,7 @@ static int read_options(struct fm_options *out, const struct fm_options *in)
 	if (in->size < sizeof(in->size))
 		return fail(EINVAL, "fm_options.size is not set");
 	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
-	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0)
+	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0 || out->decay_ms < -1)
 		return fail(EINVAL, "fm_options has a value that this version does not know");
 	return 0;
 }
@@ -67,6 +71,7 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	if (!heap)
 		return NULL;
 	heap->disable = given.disable;
+	heap->decay_ms = given.decay_ms ? given.decay_ms : DECAY_MS;
 	/* it has cancellation points, and locks to give back */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = heap_open(heap, &request, alive);
@@ -139,6 +144,19 @@ int fm_sync(fm_heap *handle)
 		return 0;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = store_sync(&heap->store);
+	pthread_setcancelstate(cancel, NULL);
+	return r;
+}
+
+int fm_trim(fm_heap *handle, size_t keep_bytes)
+{
+	struct heap *heap = registry_usable(handle);
+	int r, cancel;
+
+	if (!heap)
+		return -1;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = alloc_trim(heap, keep_bytes);
 	pthread_setcancelstate(cancel, NULL);
 	return r;
 }
