@@ -163,6 +163,7 @@ static noinline int free_slow(void *p)
 	struct heap *heap;
 	struct tcache *tcache;
 	uint64_t off;
+	int saved = errno;
 
 	if (!p)
 		return 0;
@@ -180,8 +181,10 @@ static noinline int free_slow(void *p)
 		if (off < tcache->size && fast_free_behind(tcache, off))
 			return 0;
 	}
-	if (alloc_free(heap, p, &misuse) == 0)
+	if (alloc_free(heap, p, &misuse) == 0) {
+		errno = saved; /* giving space back may have failed on the way */
 		return 0;
+	}
 	if (misuse)
 		misuse_report(misuse, p, &heap->pub);
 	return -1;
@@ -243,11 +246,15 @@ void *fm_reallocarray(fm_heap *handle, void *p, size_t n, size_t size)
 size_t fm_usable_size(const void *p)
 {
 	enum fm_misuse_kind misuse = 0;
+	struct object object;
 	struct heap *heap;
 	size_t size;
 
 	if (!p)
 		return fail(EINVAL, "NULL has no size"), 0;
+	heap = registry_find(p);
+	if (heap && heap->is_detached)
+		return alloc_object_at(heap, (uint64_t)((const uint8_t *)p - heap->store.base), &object) ? object.len : 0;
 	heap = heap_with(p);
 	if (!heap)
 		return 0;
