@@ -44,8 +44,9 @@ A  := $(B)/libfmalloc.a
 SO := $(B)/libfmalloc.so
 
 # The malloc family for programs that know nothing of fmalloc. Its thread-local variables may be used where
-# an allocation by the dynamic linker would come back to it. A sanitizer has a malloc of its own.
+# an allocation by the dynamic linker would come back to it; all objects are aligned to 16 bytes. A sanitizer has a malloc of its own.
 PRELOAD_OBJ := $(SRC:src/%.c=$(B)/preload/core/%.o) $(patsubst preload/%.c,$(B)/preload/%.o,$(wildcard preload/*.c))
+PRELOAD_FLAGS := -fPIC -ftls-model=initial-exec -fno-builtin
 PRELOAD     := $(if $(SAN),,$(B)/libfmalloc-preload.so)
 
 TEST_C   := $(wildcard tests/*/*.c)
@@ -84,11 +85,11 @@ $(SO): $(SO).$(SOVERSION)
 
 $(B)/preload/core/%.o: src/%.c
 	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) -fPIC -ftls-model=initial-exec -fno-builtin -c $< -o $@
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -DLEAST_ALIGNMENT=16u -c $< -o $@
 
 $(B)/preload/%.o: preload/%.c
 	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) -fPIC -ftls-model=initial-exec -fno-builtin -Iinclude -c $< -o $@
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -Iinclude -c $< -o $@
 
 $(B)/libfmalloc-preload.so: $(PRELOAD_OBJ) preload/preload.map
 	$(CC) -shared $(CFLAGS) -pthread -Wl,-soname,libfmalloc-preload.so -Wl,-z,nodelete -Wl,-z,now \

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The malloc family. Every object is aligned to 16 bytes, as malloc of x86-64 and aarch64 promises: fmalloc does so
- * for multiples of 16.
+ * The malloc family. Every object is aligned to 16 bytes, as malloc of x86-64 and aarch64 promises: the
+ * library's objects are compiled so for us (LEAST_ALIGNMENT).
  */
 #define _GNU_SOURCE
+#include "../src/api/embed.h"
 #include "preload.h"
 
 #include <errno.h>
@@ -11,17 +12,11 @@
 #include <unistd.h>
 
 #define EXPORT     __attribute__((visibility("default")))
-#define noinline   __attribute__((noinline))
 #define likely(x)  __builtin_expect(!!(x), 1)
 #define ALIGNMENT  ((size_t)16)
 
 /* From here on fm_calloc may know that fresh pages are zero. */
 #define CALLOC_BY_HEAP ((size_t)32 * 1024)
-
-static inline size_t whole(size_t size)
-{
-	return (size + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
-}
 
 static void *no_memory(void)
 {
@@ -31,7 +26,18 @@ static void *no_memory(void)
 
 /* ---------------------------------------------------------------- malloc, free */
 
-static noinline void *malloc_slow(size_t size)
+EXPORT void *malloc(size_t size)
+{
+	return fmalloc(size);
+}
+
+EXPORT void free(void *p)
+{
+	ffree(p);
+}
+
+/* fmalloc() found no heap. */
+static void *serve(size_t size)
 {
 	void *p;
 
@@ -39,27 +45,20 @@ static noinline void *malloc_slow(size_t size)
 		return no_memory();
 	if (!preload_is_ready())
 		return bootstrap_alloc(size, ALIGNMENT);
-	p = fmalloc(whole(size));
+	p = fm_malloc(preload_heap, size);
 	return p ? p : no_memory();
 }
 
-EXPORT void *malloc(size_t size)
+/* ffree() does not know `p`: from the arena, inherited from the parent, or from some malloc that is not ours. There
+ * is nothing to be done in any of these cases. */
+static bool is_foreign(void *p)
 {
-	if (likely(size <= PTRDIFF_MAX)) {
-		void *p = fmalloc(whole(size));
+	fm_heap *heap = fm_heap_of(p);
 
-		if (likely(p != NULL))
-			return p;
-	}
-	return malloc_slow(size);
+	return !heap || heap != preload_heap;
 }
 
-/* What is neither ours nor from the arena is left alone: ffree() knows its own. */
-EXPORT void free(void *p)
-{
-	if (likely(!is_bootstrap(p)))
-		ffree(p);
-}
+struct embedder embedder = {serve, is_foreign};
 
 EXPORT void free_sized(void *p, size_t size)
 {
@@ -85,12 +84,12 @@ EXPORT void *calloc(size_t n, size_t size)
 		p = malloc(total);
 		return p ? memset(p, 0, total) : NULL;
 	}
-	p = fm_calloc(preload_heap, 1, whole(total));
+	p = fm_calloc(preload_heap, 1, total);
 	if (p)
 		return p;
 	if (!preload_is_ready())
 		return bootstrap_alloc(total, ALIGNMENT);
-	p = fm_calloc(preload_heap, 1, whole(total));
+	p = fm_calloc(preload_heap, 1, total);
 	return p ? p : no_memory();
 }
 
@@ -130,7 +129,7 @@ EXPORT void *realloc(void *p, size_t size)
 		return no_memory();
 	if (is_bootstrap(p))
 		return move(p, size);
-	moved = fm_realloc(preload_heap, p, whole(size));
+	moved = fm_realloc(preload_heap, p, size);
 	if (likely(moved != NULL) || errno == ENOMEM)
 		return moved;
 	return preload_is_ready() ? move(p, size) : no_memory();

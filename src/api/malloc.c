@@ -2,6 +2,7 @@
 #include "../alloc/alloc.h"
 #include "../alloc/fast.h"
 #include "../base/status.h"
+#include "embed.h"
 #include "misuse.h"
 #include "registry.h"
 #include "target.h"
@@ -10,6 +11,8 @@
 #include <string.h>
 
 #define noinline __attribute__((noinline))
+
+struct embedder embedder __attribute__((weak));
 
 /* ---------------------------------------------------------------- allocating */
 
@@ -60,7 +63,9 @@ static noinline void *malloc_target(size_t size)
 			return p;
 	}
 	heap = target_use();
-	return heap ? malloc_slow(heap, size) : NULL;
+	if (heap)
+		return malloc_slow(heap, size);
+	return embedder.no_target ? embedder.no_target(size) : NULL;
 }
 
 void *fm_malloc(fm_heap *handle, size_t size)
@@ -170,6 +175,8 @@ static noinline int free_slow(void *p)
 	tcache = thread_target;
 	off = (uintptr_t)p - (uintptr_t)tcache->base;
 	if (off < tcache->size && fast_free_behind(tcache, off))
+		return 0;
+	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
