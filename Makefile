@@ -117,6 +117,11 @@ $(B)/tests/unit/%: tests/unit/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
 
+# They run with libfmalloc-preload.so, and call malloc where they say so.
+$(B)/tests/preload/%: tests/preload/%.c $(A) $(PRELOAD)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -fno-builtin -Iinclude -Itests/support $< $(A) -lcmocka -o $@
+
 $(B)/tests/%: tests/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Itests/support $< $(A) -lcmocka -o $@
