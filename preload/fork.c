@@ -21,7 +21,6 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 enum policy { COPY, PRIVATE, FAIL };
@@ -78,7 +77,7 @@ static bool go_on(void)
 	case COPY:
 		if (copy_error || fm_child_reopen(preload_heap, copy_fd))
 			return false;
-		preload_lengthen(copy_fd);
+		preload_took(copy_fd);
 		return true;
 	case PRIVATE:
 		if (fm_child_detach(preload_heap))
@@ -109,18 +108,21 @@ static void in_child(void)
 /* Blocks that the heap has now, for the copy: so that lack of them is an error of fork(). 0 or -1. */
 static int reserve_space(void)
 {
-	struct stat st;
+	off_t blocks = preload_blocks();
 	int fd = preload_make_file();
+	int r;
 
 	if (fd < 0)
 		return -1;
-	if (fstat(preload_heap->fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_blocks > 0 &&
-	    fallocate(fd, 0, 0, (off_t)st.st_blocks * 512) && errno != EOPNOTSUPP) {
+	if (blocks > 0)
+		r = fallocate(fd, 0, 0, blocks) && errno != EOPNOTSUPP ? -1 : 0;
+	else /* by trying */
+		r = fm_copy_fd(preload_heap, fd);
+	if (r)
 		close(fd);
-		return -1;
-	}
-	reserved_fd = fd;
-	return 0;
+	else
+		reserved_fd = fd;
+	return r;
 }
 
 __attribute__((visibility("default"))) pid_t fork(void)

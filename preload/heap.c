@@ -32,6 +32,7 @@ static __thread bool is_making; /* this thread allocates while it makes the heap
 /* Where heaps lie: a folder, absolute, or "" for memory. And the beginning of names, if names are needed. */
 static char folder[PATH_MAX];
 static char prefix[NAME_MAX];
+static struct stat file; /* which one it is */
 
 /* ---------------------------------------------------------------- complaints */
 
@@ -115,16 +116,25 @@ int preload_make_file(void)
 	return fd;
 }
 
-void preload_lengthen(int fd)
+void preload_took(int fd)
 {
 	struct rlimit limit;
-	struct stat st;
 
-	if (fstat(fd, &st) || getrlimit(RLIMIT_FSIZE, &limit))
+	if (fstat(fd, &file) || getrlimit(RLIMIT_FSIZE, &limit))
 		return;
-	for (uint64_t size = TIB; size >= GIB && size > (uint64_t)st.st_size; size /= 2)
+	for (uint64_t size = TIB; size >= GIB && size > (uint64_t)file.st_size; size /= 2)
 		if (size <= limit.rlim_cur && ftruncate(fd, (off_t)size) == 0)
 			return;
+}
+
+off_t preload_blocks(void)
+{
+	struct stat st;
+
+	/* the number may be another file's by now */
+	if (fstat(preload_heap->fd, &st) || st.st_dev != file.st_dev || st.st_ino != file.st_ino)
+		return -1;
+	return (off_t)st.st_blocks * 512;
 }
 
 /* ---------------------------------------------------------------- the heap */
@@ -146,7 +156,7 @@ static bool open_in(int fd)
 	preload_heap = fm_open_fd(fd, FM_CREATE, &options);
 	saved = errno;
 	if (preload_heap)
-		preload_lengthen(fd);
+		preload_took(fd);
 	close(fd);
 	errno = saved;
 	return preload_heap != NULL;

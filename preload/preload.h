@@ -31,9 +31,12 @@ bool preload_is_ready(void);
 /* A file without a name where the heap's is, or in memory if that place can't be reached any more; -1 with errno. */
 int preload_make_file(void);
 
-/* Make the file as long as the heap may become, without blocks: should the program close the heap's descriptors,
- * it can still grow through its mapping. */
-void preload_lengthen(int fd);
+/* `fd` is the heap's file now. It is made as long as the heap may become, without blocks: should the program close
+ * the heap's descriptors, it can still grow through its mapping. */
+void preload_took(int fd);
+
+/* Bytes that the heap's file has blocks for; -1: the program has closed its descriptor. */
+off_t preload_blocks(void);
 
 /* In a child: it has no heap; the next allocation makes one. */
 void preload_forget(void);

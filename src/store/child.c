@@ -97,7 +97,7 @@ static int open_both(struct store *next, int fd)
 	return next->lock_fd < 0 ? fail(-next->lock_fd, "opening the copy:") : 0;
 }
 
-/* Is `next` a copy of `store` which nobody else has open? Takes its identity, superblock and lock. */
+/* Is `next` a copy of `store` which nobody else has open? Takes its identity, length, superblock and lock. */
 static int take_copy(struct store *next, const struct store *store)
 {
 	enum super_verdict verdict = SUPER_EMPTY;
@@ -108,12 +108,14 @@ static int take_copy(struct store *next, const struct store *store)
 		r = super_read(next->fd, st.size, &next->super, &verdict);
 	if (r)
 		return fail(-r, "reading the copy:");
-	if (!st.is_regular || st.size < store->size || verdict != SUPER_OK ||
+	if (!st.is_regular || st.size < HEAP_MIN_SIZE || verdict != SUPER_OK ||
 	    memcmp(next->super.rec.uuid, store->super.rec.uuid, sizeof(next->super.rec.uuid)) != 0)
 		return fail(EILSEQ, "the file is no copy of this heap");
 	if (os->lock(next->lock_fd, true))
 		return fail(EBUSY, "the copy is in use by another heap handle or process");
 	next->id = st.id;
+	/* another thread may have made the heap longer since it was copied */
+	next->size = min_u64(store->size, round_down(st.size, UNIT_SIZE));
 	next->super.no_sync = store->no_sync;
 	return 0;
 }
