@@ -348,7 +348,7 @@ FM_API int fm_root_each(fm_heap *heap,
 struct fm_statistics {
 	size_t size;            /* set by the caller to sizeof(struct fm_statistics) */
 	uint64_t file_size;     /* bytes, as in st_size */
-	uint64_t disk_size;     /* bytes, st_blocks * 512 */
+	uint64_t disk_size;     /* bytes, st_blocks * 512; 0: the program has closed the descriptor */
 	uint64_t max_size;      /* bytes that the file may grow to */
 	uint64_t address_space; /* bytes reserved */
 	uint64_t live_objects;

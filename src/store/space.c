@@ -94,33 +94,29 @@ static int truncate_to(const struct store *store, uint64_t size)
 	return r;
 }
 
-/* Blocks of the heap's file. 0 or -errno. */
-static int count_blocks(const struct store *store, uint64_t *blocks)
+int store_stat(const struct store *store, struct os_stat *st)
 {
 	int fd = store_borrow(store);
-	struct os_stat st;
-	int r = fd < 0 ? fd : os->stat_fd(fd, &st);
+	int r = fd < 0 ? fd : os->stat_fd(fd, st);
 
 	store_give_back(store, fd);
-	if (!r)
-		*blocks = st.blocks;
 	return r;
 }
 
 void store_record_blocks(struct store *store)
 {
-	uint64_t blocks;
+	struct os_stat st;
 
 	/* a restoration that failed for lack of space must be tried again at the next opening */
-	if (!store->is_restoring && count_blocks(store, &blocks) == 0)
-		truth_store(&store_truth(store)->backed_blocks, blocks);
+	if (!store->is_restoring && store_stat(store, &st) == 0)
+		truth_store(&store_truth(store)->backed_blocks, st.blocks);
 }
 
 bool store_has_lost_blocks(struct store *store)
 {
-	uint64_t blocks;
+	struct os_stat st;
 
-	return count_blocks(store, &blocks) != 0 || blocks < truth_load(&store_truth(store)->backed_blocks);
+	return store_stat(store, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
 }
 
 int store_extend(struct store *store, uint64_t size)

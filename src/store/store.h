@@ -117,6 +117,9 @@ int store_punch(struct store *store, uint64_t off, uint64_t len);
 /* Cut the file to `size` bytes. */
 int store_truncate(struct store *store, uint64_t size);
 
+/* What the file system says of the heap's file; -EBADF: the program has closed it. */
+int store_stat(const struct store *store, struct os_stat *st);
+
 /* Has the file lost blocks since backed_blocks was recorded? */
 bool store_has_lost_blocks(struct store *store);
 void store_record_blocks(struct store *store);
