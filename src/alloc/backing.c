@@ -141,8 +141,8 @@ int cannot_grow(const struct heap *heap, int r)
 	if (r == -EFBIG)
 		return fail(ENOMEM, "the heap has reached its limit at %llu bytes",
 		            (unsigned long long)heap->store.size);
-	errno = -r; /* %m */
-	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %m", (unsigned long long)heap->store.size);
+	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %s", (unsigned long long)heap->store.size,
+	            status_describe(-r));
 }
 
 /* Free units of the segment of which this process knows that they are free, below the file's end. */

@@ -60,6 +60,7 @@ int store_copy(struct store *store, int fd)
 	int from_fd = store_borrow(store);
 	int r;
 
+	os->no_copy_on_write(fd); /* as the heap's file, or it can't be cloned */
 	if (store->size > os->file_size_limit())
 		r = -EFBIG; /* beyond it the kernel would send SIGXFSZ */
 	else
