@@ -376,11 +376,18 @@ static void audit_examined(struct audit *audit, uint64_t segment_no)
 		report(audit, segment_no << SEGMENT_SHIFT, free, "free units that disagree with the file");
 }
 
-/* S4 and S5 of a slab that `tcache` owns, and that its window has only free slots. */
+/* S4 to S6 of a slab that `tcache` owns, and that its window is of the slab. */
 static void audit_owned(struct audit *audit, const struct tcache *tcache, const struct unit *slab)
 {
 	const struct window *window = &tcache->window[slab->class_no];
 	bool is_current = tcache->current[slab->class_no] == slab;
+	uint64_t start = unit_no_of(audit->heap, slab) << UNIT_SHIFT;
+
+	if (is_current != (slab->alarm == ALARM_NEVER) || (!is_current && !slab->summary) != (slab->alarm == ALARM_ALWAYS))
+		report(audit, start, slab->alarm, "alarm that disagrees with the slab's place");
+	if (is_current && ((const uint8_t *)tcache + window->live != (const uint8_t *)slab_pair(slab, window->word) ||
+	                   window->mask != slab_word_mask(slab, (unsigned)window->word)))
+		report(audit, start, window->word, "window that is not of its word");
 
 	for (unsigned w = 0; w < slab->words; w++) {
 		const uint64_t *pair = slab_pair(slab, w);
@@ -389,14 +396,9 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 		uint64_t off = (uint64_t)((const uint8_t *)pair - audit->heap->store.base);
 		bool in_window = is_current && w == window->word;
 
-		if (in_window) {
-			if (window->avail & ~free)
-				report(audit, off, window->avail, "window with a slot that is not free");
-			free &= ~window->avail;
-		} else if ((slab->empty >> w & 1) != (live == 0)) {
+		if (!is_current && (slab->empty >> w & 1) != (live == 0))
 			report(audit, off, live, "emptiness of a word that disagrees with the file");
-		}
-		if (free ? !(slab->summary >> w & 1) : slab->summary >> w & 1 && !in_window)
+		if (!in_window && (slab->summary >> w & 1) != (free != 0))
 			report(audit, off, live, "summary of a word that disagrees with the file");
 	}
 }

@@ -31,10 +31,6 @@ extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden
 /* Fill the table. Idempotent; called before the first heap opens. */
 void classes_init(void);
 
-/* Classes of sizes up to TABLE_MAX, by eighths. */
-#define TABLE_MAX 1024u
-extern uint8_t class_table[TABLE_MAX / 8 + 1] __attribute__((visibility("hidden")));
-
 /* What objects are aligned to at least; an embedder of the library may want 16 for all sizes. */
 #ifndef LEAST_ALIGNMENT
 #define LEAST_ALIGNMENT 8u
@@ -44,12 +40,6 @@ extern uint8_t class_table[TABLE_MAX / 8 + 1] __attribute__((visibility("hidden"
 static inline size_t class_eighths(size_t size)
 {
 	return (size + LEAST_ALIGNMENT - 1) / LEAST_ALIGNMENT * (LEAST_ALIGNMENT / 8);
-}
-
-/* The same as class_of; size <= TABLE_MAX. */
-static inline unsigned class_by_table(size_t size)
-{
-	return class_table[class_eighths(size)];
 }
 
 /* The smallest class for `size` bytes; size <= SMALL_MAX. */

@@ -6,8 +6,8 @@
  *   truth       what the file says about which objects exist (store/format.h)
  *   slab        one or more units cut into slots of one size
  *   run, huge   a large object of units; of whole segments
- *   window      the free slots of one live word that a thread is handing out
- *   summary     of a slab: which of its words have free slots outside a window
+ *   window      the live word whose free slots a thread is handing out
+ *   summary     of a slab: which of its words have free slots
  *   owner       the thread cache that may change a slab's live words; OWNER_NONE: whoever holds the lock
  *   examined    a segment whose metadata was validated and copied to descriptors; done when first needed
  *   backed      a unit for which this process knows that a store can't fail for lack of space
@@ -42,28 +42,29 @@ enum unit_state {
 /* Descriptor of a unit. For the units of a slab or run behind the first only `back` counts. */
 struct unit {
 	/* what freeing reads */
-	_Alignas(64) uint64_t owner; /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
-	uint64_t *pairs;     /* the unit's 64 pairs of live and remote words in the file */
-	uint64_t reciprocal; /* ceil(2^64 / slot_size): slot number by multiplication */
+	_Alignas(64) uint64_t quick_owner; /* atomic: `owner`, if its thread may free by the fast path (owner.h) */
+	uint64_t reciprocal; /* ceil(2^32 / slot_size): slot number by multiplication, in the slab's first unit */
+	uint32_t remainders; /* its low half: products below it have no remainder */
 	uint32_t slot_size;  /* bytes */
+	uint64_t *pair_0;    /* live word of slots 0..63 in the file; the 64 pairs are found from it (slab_pair) */
 	uint16_t slots;
 	uint8_t class_no;    /* or NO_CLASS: frees only */
 	uint8_t back;        /* atomic: units back to the first one of the slab or run */
-	uint64_t summary;
-	uint64_t empty;      /* words without a live slot outside a window; all set: the slab is free */
-	uint32_t colour;     /* distance of pair 0 from `pairs`, in bytes */
 	uint8_t words;       /* live words in use */
 	uint8_t state;       /* enum unit_state */
 	uint8_t units;       /* of a slab or run */
-	uint8_t is_listed;   /* in a partial or unowned list, or current in a window */
-	uint64_t start;      /* of a slab: offset of its first byte */
+	uint8_t unused;
+	uint64_t summary;
+	uint64_t alarm;      /* a free that leaves its live word below this is an event (slab.h) */
+	uint64_t owner;      /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
 	/* the rest */
+	uint64_t empty;      /* words without a live slot; all set: the slab is free */
 	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
 	uint64_t pending;    /* atomic: words in which another thread freed something */
-	struct unit *inbox_next;
+	uint32_t inbox_next; /* unit number + 1, 0: none */
+	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */
 	struct unit *next, *prev;             /* partial list of the owner, or unowned list of the heap */
 	struct unit *owned_next, *owned_prev; /* all slabs of the owner */
-	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */
 };
 
 static_assert(sizeof(struct unit) == 128, "descriptors are found by a shift");

@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+/* kept_max() */
+#define KEPT_UNITS 16
+#define KEPT_SHARE 4
+
 #define GENERATION_SHIFT 48
 #define ADDRESS_MASK     ((UINT64_C(1) << GENERATION_SHIFT) - 1)
 
@@ -14,6 +18,7 @@ static struct thread thread_left; /* of one whose key destructor has run */
 __thread struct thread *thread_current __attribute__((tls_model("initial-exec"))) = &thread_none;
 
 struct tcache tcache_none;
+
 __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"))) = &tcache_none;
 
 /* Held while a cache joins or leaves a heap, and while a heap is closed: a thread at its end and a closing heap
@@ -31,7 +36,7 @@ static void partial_push(struct tcache *tcache, struct unit *slab)
 {
 	struct unit *last = tcache->partial_last[slab->class_no];
 
-	slab->is_listed = 1;
+	slab->alarm = ALARM_EMPTY;
 	slab->next = NULL;
 	slab->prev = last;
 	if (last)
@@ -52,7 +57,32 @@ static void partial_remove(struct tcache *tcache, struct unit *slab)
 	else
 		tcache->partial_last[slab->class_no] = slab->prev;
 	slab->next = slab->prev = NULL;
-	slab->is_listed = 0;
+	slab->alarm = ALARM_ALWAYS;
+}
+
+static void kept_push(struct tcache *tcache, struct unit *slab)
+{
+	slab->alarm = ALARM_EMPTY;
+	slab->next = tcache->kept;
+	tcache->kept = slab;
+	tcache->kept_units += slab->units;
+}
+
+/* A kept slab of the class, or NULL. */
+static struct unit *kept_take(struct tcache *tcache, unsigned class_no)
+{
+	for (struct unit **link = &tcache->kept; *link; link = &(*link)->next) {
+		struct unit *slab = *link;
+
+		if (slab->class_no != class_no)
+			continue;
+		*link = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		tcache->kept_units -= slab->units;
+		return slab;
+	}
+	return NULL;
 }
 
 static void owned_push(struct tcache *tcache, struct unit *slab)
@@ -62,6 +92,7 @@ static void owned_push(struct tcache *tcache, struct unit *slab)
 	if (tcache->owned)
 		tcache->owned->owned_prev = slab;
 	tcache->owned = slab;
+	tcache->owned_units += slab->units;
 }
 
 static void owned_remove(struct tcache *tcache, struct unit *slab)
@@ -73,54 +104,84 @@ static void owned_remove(struct tcache *tcache, struct unit *slab)
 	if (slab->owned_next)
 		slab->owned_next->owned_prev = slab->owned_prev;
 	slab->owned_next = slab->owned_prev = NULL;
+	tcache->owned_units -= slab->units;
 }
 
-static void release(struct tcache *tcache, struct unit *slab)
+/* Empty slabs that a cache may keep: enough that a program that frees all and allocates anew makes no slabs,
+ * little beside what it has. */
+static uint64_t kept_max(const struct tcache *tcache)
+{
+	return KEPT_UNITS + tcache->owned_units / KEPT_SHARE;
+}
+
+/* The slab has got free slots, or an empty word: list it if it was full, keep or release it if it is empty. */
+static void slab_changed(struct tcache *tcache, struct unit *slab)
 {
 	struct heap *heap = tcache->heap;
 
+	if (slab->alarm == ALARM_NEVER)
+		return;
+	if (slab->empty != slab_all_words(slab)) {
+		if (slab->alarm == ALARM_ALWAYS)
+			partial_push(tcache, slab);
+		return;
+	}
+	if (slab->alarm == ALARM_EMPTY)
+		partial_remove(tcache, slab);
+	if (tcache->kept_units + slab->units <= kept_max(tcache)) {
+		kept_push(tcache, slab);
+		return;
+	}
 	owned_remove(tcache, slab);
 	heap_lock(heap);
 	slab_release(heap, slab);
 	heap_unlock(heap);
 }
 
-/* The slab has got free slots, or an empty word: list it if it was full, keep or release it if it is empty. */
-static void slab_changed(struct tcache *tcache, struct unit *slab)
-{
-	struct unit **spare = &tcache->spare[slab->class_no];
-
-	if (tcache->current[slab->class_no] == slab)
-		return;
-	if (slab->empty != slab_all_words(slab)) {
-		if (!slab->is_listed)
-			partial_push(tcache, slab);
-		return;
-	}
-	if (!*spare)
-		*spare = slab;
-	if (*spare == slab) {
-		/* kept: the next refill would only make one again */
-		if (!slab->is_listed)
-			partial_push(tcache, slab);
-		return;
-	}
-	if (slab->is_listed)
-		partial_remove(tcache, slab);
-	release(tcache, slab);
-}
-
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live)
 {
+	slab->summary |= UINT64_C(1) << w;
+	if (live >= slab->alarm)
+		return;
 	if (live == 0)
 		slab->empty |= UINT64_C(1) << w;
-	if (live == 0 || !slab->is_listed)
-		slab_changed(tcache, slab);
+	slab_changed(tcache, slab);
+}
+
+bool tcache_free_own(struct tcache *tcache, struct unit *slab, uint64_t off)
+{
+	uint32_t slot = slab_slot_at(slab, off - (unit_no_of(tcache->heap, slab) << UNIT_SHIFT));
+	uint64_t *pair;
+	uint64_t live;
+
+	if (slot == UINT32_MAX)
+		return false;
+	pair = slab_pair(slab, slot / 64);
+	live = truth_load(&pair[0]) & ~(UINT64_C(1) << slot % 64);
+	if (truth_load(&pair[1]) >> slot % 64 & 1 || live == truth_load(&pair[0]))
+		return false;
+	truth_store_own(&pair[0], live);
+	tcache_slot_freed(tcache, slab, slot / 64, live);
+	return true;
 }
 
 /* ---------------------------------------------------------------- remote frees */
 
-static bool inbox_push(uint64_t owner, struct unit *slab)
+/* What stands in a slab's inbox_next for the head of an inbox. */
+static uint32_t inbox_number(const struct heap *heap, uint64_t head)
+{
+	const struct unit *slab = (const struct unit *)(uintptr_t)(head & ADDRESS_MASK);
+
+	return slab ? (uint32_t)unit_no_of(heap, slab) + 1 : 0;
+}
+
+/* The slab behind `slab` in an inbox, or NULL. */
+static struct unit *inbox_next(const struct heap *heap, const struct unit *slab)
+{
+	return slab->inbox_next ? &heap->units[slab->inbox_next - 1] : NULL;
+}
+
+static bool inbox_push(const struct heap *heap, uint64_t owner, struct unit *slab)
 {
 	struct tcache *tcache = (struct tcache *)(uintptr_t)(owner & ADDRESS_MASK);
 	uint64_t head = load_seq(&tcache->inbox);
@@ -128,7 +189,7 @@ static bool inbox_push(uint64_t owner, struct unit *slab)
 	do {
 		if (head >> GENERATION_SHIFT != owner >> GENERATION_SHIFT)
 			return false;
-		slab->inbox_next = (struct unit *)(uintptr_t)(head & ADDRESS_MASK);
+		slab->inbox_next = inbox_number(heap, head);
 	} while (!compare_exchange_seq(&tcache->inbox, &head,
 	                               (owner & ~ADDRESS_MASK) | (uint64_t)(uintptr_t)slab));
 	return true;
@@ -158,7 +219,7 @@ static void notify_owner(struct heap *heap, struct unit *slab)
 			fetch_or_seq(&slab->pending, ~UINT64_C(0));
 			if (exchange_seq(&slab->queued, 1))
 				return;
-		} else if (inbox_push(owner, slab)) {
+		} else if (inbox_push(heap, owner, slab)) {
 			return;
 		}
 	}
@@ -172,6 +233,8 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 
 	if (!(truth_load(&pair[0]) & bit) || truth_set_bits(&pair[1], bit) & bit)
 		return -1;
+	if (load_seq(&slab->quick_owner) != OWNER_NONE)
+		store_seq(&slab->quick_owner, OWNER_NONE);
 	if (load_seq(&slab->pending) & UINT64_C(1) << w)
 		return 0;
 	if (fetch_or_seq(&slab->pending, UINT64_C(1) << w))
@@ -186,23 +249,22 @@ static void harvest_own(struct tcache *tcache, struct unit *slab)
 {
 	uint64_t words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
 
+	store_seq(&slab->quick_owner, tcache->id);
 	slab_harvest(slab, words);
-	if (slab->summary && (!slab->is_listed || slab->empty == slab_all_words(slab)))
+	if (slab->summary && (slab->alarm == ALARM_ALWAYS || slab->empty == slab_all_words(slab)))
 		slab_changed(tcache, slab);
 }
 
 static void inbox_drain(struct tcache *tcache)
 {
 	uint64_t generation = tcache->id & ~ADDRESS_MASK;
-	uint64_t head;
+	struct unit *slab, *next;
 
 	if (load_seq(&tcache->inbox) == generation)
 		return;
-	head = exchange_seq(&tcache->inbox, generation) & ADDRESS_MASK;
-	while (head) {
-		struct unit *slab = (struct unit *)(uintptr_t)head;
-
-		head = (uint64_t)(uintptr_t)slab->inbox_next;
+	slab = (struct unit *)(uintptr_t)(exchange_seq(&tcache->inbox, generation) & ADDRESS_MASK);
+	for (; slab; slab = next) {
+		next = inbox_next(tcache->heap, slab);
 		store_seq(&slab->queued, 0);
 		/* a slab that was released and made again by somebody else since: its frees are theirs */
 		if (load_seq(&slab->owner) == tcache->id)
@@ -214,6 +276,20 @@ static void inbox_drain(struct tcache *tcache)
 
 /* ---------------------------------------------------------------- allocating behind the window */
 
+static void release_kept(struct tcache *tcache)
+{
+	while (tcache->kept) {
+		struct unit *slab = tcache->kept;
+
+		tcache->kept = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		owned_remove(tcache, slab);
+		slab_release(tcache->heap, slab);
+	}
+	tcache->kept_units = 0;
+}
+
 static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 {
 	struct heap *heap = tcache->heap;
@@ -222,11 +298,12 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	heap_lock(heap);
 	slab = slab_adopt(heap, class_no, tcache->id);
 	if (!slab) {
+		release_kept(tcache);
 		slab = slab_make(heap, class_no, tcache->id);
 		/* trying may have examined segments with slabs of this class: use those first */
 		if (heap->unowned[class_no]) {
 			if (slab) {
-				store_seq(&slab->owner, OWNER_NONE);
+				slab_set_owner(slab, OWNER_NONE);
 				slab_settle(heap, slab);
 			}
 			slab = slab_adopt(heap, class_no, tcache->id);
@@ -234,28 +311,34 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	}
 	if (slab)
 		owned_push(tcache, slab);
-	tcache->size = heap_size(heap);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	heap_unlock(heap);
 	return slab;
 }
 
-static void window_load(struct tcache *tcache, struct unit *slab)
+/* Let the window have the next word of `slab` with free slots: in turn, so that each has gathered some. */
+static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
 {
-	struct window *window = &tcache->window[slab->class_no];
-	unsigned w = lowest_bit(slab->summary);
+	uint64_t behind = slab->summary & ~low_mask((unsigned)window->word + 1);
+	unsigned w = lowest_bit(behind ? behind : slab->summary);
 	uint64_t *pair = slab_pair(slab, w);
-	uint64_t live = slab_harvest_word(slab, w);
 
-	/* S5 for the word that leaves the window: it may have been 0 for a while in there */
-	if (window->live && truth_load(window->live))
-		slab->empty &= ~(UINT64_C(1) << window->word);
-	slab->summary &= ~(UINT64_C(1) << w);
-	slab->empty &= ~(UINT64_C(1) << w);
-	window->live = &pair[0];
+	if (unlikely(truth_load(&pair[1]) != 0))
+		slab_harvest_word(slab, w);
+	window->live = (intptr_t)pair - (intptr_t)tcache;
+	window->mask = slab_word_mask(slab, w);
 	window->word = w;
 	window->slot_size = slab->slot_size;
-	window->base = unit_address(tcache->heap, slab) + (size_t)w * 64 * slab->slot_size;
-	window->avail = ~live & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+	window->base = tcache->base + ((uint64_t)(slab - tcache->units) << UNIT_SHIFT) +
+	               (uint64_t)w * 64 * slab->slot_size;
+}
+
+/* The window's word is full, whatever was freed there since it was loaded: take note of it. True if the slab has
+ * another one with free slots. */
+static bool has_next_word(struct unit *slab, const struct window *window)
+{
+	slab->summary &= ~(UINT64_C(1) << window->word);
+	return slab->summary != 0;
 }
 
 static void window_clear(struct tcache *tcache, unsigned class_no)
@@ -264,78 +347,89 @@ static void window_clear(struct tcache *tcache, unsigned class_no)
 	tcache->current[class_no] = NULL;
 }
 
-void *tcache_next_word(struct tcache *tcache, unsigned class_no)
+/* The next slab with free slots, or NULL. */
+static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
 {
-	struct window *window = &tcache->window[class_no];
-	struct unit *slab = tcache->current[class_no];
+	struct unit *slab = tcache->partial[class_no];
 
-	if (!slab || !slab->summary || load_relaxed(&tcache->inbox) & ADDRESS_MASK)
-		return NULL;
-	window_load(tcache, slab);
-	return window->avail ? window_take(window) : NULL;
+	if (slab)
+		partial_remove(tcache, slab);
+	else
+		slab = kept_take(tcache, class_no);
+	return slab ? slab : acquire(tcache, class_no);
 }
 
 void *tcache_refill(struct tcache *tcache, unsigned class_no)
 {
 	struct window *window = &tcache->window[class_no];
+	struct unit *slab = tcache->current[class_no];
+	void *p;
 
-	inbox_drain(tcache);
-	while (!window->avail) {
-		struct unit *slab = tcache->current[class_no];
-
-		if (slab && !slab->summary) {
-			slab->is_listed = 0;
+	if (unlikely(load_relaxed(&tcache->inbox) & ADDRESS_MASK))
+		inbox_drain(tcache);
+	while (!window_take(tcache, window, &p)) {
+		if (slab && !has_next_word(slab, window)) {
+			slab->empty = 0;
+			slab->alarm = ALARM_ALWAYS;
 			window_clear(tcache, class_no);
 			slab = NULL;
 		}
 		if (!slab) {
-			slab = tcache->partial[class_no];
-			if (slab)
-				partial_remove(tcache, slab);
-			else if (!(slab = acquire(tcache, class_no)))
+			slab = next_slab(tcache, class_no);
+			if (!slab)
 				return NULL;
-			if (tcache->spare[class_no] == slab)
-				tcache->spare[class_no] = NULL;
-			slab->is_listed = 1;
+			slab->alarm = ALARM_NEVER;
 			tcache->current[class_no] = slab;
+			window->word = PAIRS - 1; /* the next is the first */
 		}
-		window_load(tcache, slab);
+		window_load(tcache, window, slab);
 	}
-	return window_take(window);
+	return p;
+}
+
+bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p)
+{
+	struct window *window = &tcache->window[class_no];
+	struct unit *slab = tcache->current[class_no];
+
+	if (!slab || load_relaxed(&tcache->inbox) & ADDRESS_MASK || !has_next_word(slab, window))
+		return false;
+	window_load(tcache, window, slab);
+	return window_take(tcache, window, p);
 }
 
 /* The slab is in the window and nothing in it is allocated. */
 static bool is_current_empty(const struct tcache *tcache, unsigned class_no)
 {
 	const struct unit *slab = tcache->current[class_no];
-	const struct window *window = &tcache->window[class_no];
 
-	return slab && truth_load(window->live) == 0 &&
-	       (slab->empty | UINT64_C(1) << window->word) == slab_all_words(slab);
+	for (unsigned w = 0; slab && w < slab->words; w++)
+		if (truth_load(slab_pair(slab, w)))
+			return false;
+	return slab;
 }
 
 bool tcache_release_empty(struct tcache *tcache)
 {
-	bool any = false;
+	struct heap *heap = tcache->heap;
+	bool any;
 
 	inbox_drain(tcache);
+	any = tcache->kept;
+	heap_lock(heap);
+	release_kept(tcache);
 	for (unsigned c = 0; c < CLASSES; c++) {
-		struct unit *slab = tcache->spare[c];
+		struct unit *slab = tcache->current[c];
 
-		if (slab) {
-			partial_remove(tcache, slab);
-			release(tcache, slab);
-			tcache->spare[c] = NULL;
-			any = true;
-		}
-		if (is_current_empty(tcache, c)) {
-			slab = tcache->current[c];
-			slab->is_listed = 0;
-			window_clear(tcache, c);
-			release(tcache, slab);
-			any = true;
-		}
+		if (!is_current_empty(tcache, c))
+			continue;
+		slab->alarm = ALARM_ALWAYS;
+		window_clear(tcache, c);
+		owned_remove(tcache, slab);
+		slab_release(heap, slab);
+		any = true;
 	}
+	heap_unlock(heap);
 	return any;
 }
 
@@ -417,8 +511,10 @@ struct tcache *tcache_attach(struct heap *heap)
 	tcache->heap = heap;
 	tcache->thread = thread;
 	tcache->base = heap->store.base;
-	tcache->size = heap_size(heap);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	tcache->units = heap->units;
+	for (unsigned i = 0; i <= TABLE_MAX / 8; i++)
+		tcache->window_at[i] = (uint16_t)(offsetof(struct tcache, window) + class_of(i * 8) * sizeof(struct window));
 	tcache->heap_prev = NULL;
 	tcache->heap_next = heap->caches;
 	if (heap->caches)
@@ -440,30 +536,27 @@ static void pass_on(struct heap *heap, struct unit *slab)
 	if (owner == OWNER_NONE)
 		slab_collect(heap, slab);
 	else if (owner != 0 && load_seq(&slab->pending) && exchange_seq(&slab->queued, 1) == 0)
-		inbox_push(owner, slab);
+		inbox_push(heap, owner, slab);
 }
 
 void tcache_leave(struct tcache *tcache)
 {
 	struct heap *heap = tcache->heap;
 	uint64_t generation = (tcache->id >> GENERATION_SHIFT) + 1;
+	struct unit *slab, *next;
 	uint64_t head;
 
-	for (struct unit *slab = tcache->owned; slab; slab = slab->owned_next)
-		store_seq(&slab->owner, OWNER_NONE);
+	for (slab = tcache->owned; slab; slab = slab->owned_next)
+		slab_set_owner(slab, OWNER_NONE);
 	head = exchange_seq(&tcache->inbox, generation << GENERATION_SHIFT) & ADDRESS_MASK;
-	while (tcache->owned) {
-		struct unit *slab = tcache->owned;
-
+	while ((slab = tcache->owned) != NULL) {
 		owned_remove(tcache, slab);
 		slab->next = slab->prev = NULL;
-		slab->is_listed = 0;
+		slab->alarm = ALARM_ALWAYS;
 		slab_settle(heap, slab);
 	}
-	while (head) {
-		struct unit *slab = (struct unit *)(uintptr_t)head;
-
-		head = (uint64_t)(uintptr_t)slab->inbox_next;
+	for (slab = (struct unit *)(uintptr_t)head; slab; slab = next) {
+		next = inbox_next(heap, slab);
 		pass_on(heap, slab);
 	}
 	if (tcache->heap_prev)

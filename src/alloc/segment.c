@@ -68,6 +68,7 @@ static struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t
 	struct unit *unit = &heap->units[unit_no];
 
 	for (uint64_t i = 0; i < n; i++) {
+		store_relaxed(&unit[i].quick_owner, 0);
 		store_relaxed(&unit[i].owner, 0);
 		store_relaxed(&unit[i].back, (uint8_t)0);
 		unit[i].state = (uint8_t)state;
@@ -222,7 +223,7 @@ bool segment_examine_some(struct heap *heap)
 		if (heap->segments[s].free_units)
 			return true;
 		for (unsigned u = 0; u < SEGMENT_UNITS; u++)
-			if (heap->units[s * SEGMENT_UNITS + u].is_listed)
+			if (slab_is_listed(&heap->units[s * SEGMENT_UNITS + u]))
 				return true;
 	}
 	return false;
@@ -236,7 +237,7 @@ void segment_note_full(struct heap *heap)
 		if (heap->segments[s].state != SEG_EXAMINED)
 			continue;
 		for (unsigned u = 0; u < SEGMENT_UNITS && !has_space; u++)
-			has_space = heap->units[s * SEGMENT_UNITS + u].is_listed;
+			has_space = slab_is_listed(&heap->units[s * SEGMENT_UNITS + u]);
 		if (!has_space)
 			truth_store(directory_word(heap, s), truth_load(directory_word(heap, s)) | SEGMENT_FULL_HINT);
 	}

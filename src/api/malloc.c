@@ -36,15 +36,16 @@ static noinline void *malloc_handle(fm_heap *handle, size_t size)
 {
 	struct heap *heap = registry_usable(handle);
 	struct tcache *tcache;
+	void *p;
 
 	if (!heap)
 		return NULL;
 	tcache = thread_current->cache[heap->slot];
 	if (tcache && tcache->heap == heap && size <= SMALL_MAX) {
-		struct window *window = fast_window(tcache, class_of(size));
+		unsigned class_no = class_of(size);
 
-		if (window)
-			return window_take(window);
+		if (fast_take(tcache, class_no, &p) || tcache_next_word(tcache, class_no, &p))
+			return p;
 	}
 	return malloc_slow(heap, size);
 }
@@ -53,13 +54,13 @@ static noinline void *malloc_target(size_t size)
 {
 	struct tcache *tcache = thread_target;
 	struct heap *heap;
+	void *p;
 
 	if (likely(size <= SMALL_MAX)) {
 		unsigned class_no = class_of(size);
-		struct window *window = fast_window(tcache, class_no);
-		void *p = window ? window_take(window) : tcache_next_word(tcache, class_no);
 
-		if (likely(p != NULL))
+		/* sizes beyond the table have not looked yet */
+		if (fast_take(tcache, class_no, &p) || tcache_next_word(tcache, class_no, &p))
 			return p;
 	}
 	heap = target_use();
@@ -71,26 +72,21 @@ static noinline void *malloc_target(size_t size)
 void *fm_malloc(fm_heap *handle, size_t size)
 {
 	struct tcache *tcache = thread_target;
+	void *p;
 
-	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle))) {
-		struct window *window = fast_window(tcache, class_by_table(size));
-
-		if (likely(window != NULL))
-			return window_take(window);
-	}
+	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle) &&
+	           fast_take_by_table(tcache, size, &p)))
+		return p;
 	return malloc_handle(handle, size);
 }
 
 void *fmalloc(size_t size)
 {
 	struct tcache *tcache = thread_target;
+	void *p;
 
-	if (likely(size <= TABLE_MAX)) {
-		struct window *window = fast_window(tcache, class_by_table(size));
-
-		if (likely(window != NULL))
-			return window_take(window);
-	}
+	if (likely(size <= TABLE_MAX && fast_take_by_table(tcache, size, &p)))
+		return p;
 	return malloc_target(size);
 }
 
@@ -162,30 +158,37 @@ static struct heap *heap_with(const void *p)
 	return NULL;
 }
 
+/* Free an object in a slab of the cache's thread; false: look closer. */
+static bool free_own(struct tcache *tcache, const void *p)
+{
+	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
+	struct unit *slab;
+
+	if (off >> UNIT_SHIFT >= tcache->units_len)
+		return false;
+	slab = &tcache->units[off >> UNIT_SHIFT];
+	slab -= load_relaxed(&slab->back);
+	return load_relaxed(&slab->owner) == tcache->id && tcache_free_own(tcache, slab, off);
+}
+
 static noinline int free_slow(void *p)
 {
 	enum fm_misuse_kind misuse = 0;
 	struct heap *heap;
 	struct tcache *tcache;
-	uint64_t off;
 	int saved = errno;
 
-	if (!p)
-		return 0;
-	tcache = thread_target;
-	off = (uintptr_t)p - (uintptr_t)tcache->base;
-	if (off < tcache->size && fast_free_behind(tcache, off))
+	if (!p || free_own(thread_target, p))
 		return 0;
 	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
 		return -1;
-	off = (uint64_t)((uint8_t *)p - heap->store.base);
 	tcache = thread_current->cache[heap->slot];
 	if (tcache && tcache->heap == heap) {
-		tcache->size = heap_size(heap);
-		if (off < tcache->size && fast_free_behind(tcache, off))
+		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
+		if (free_own(tcache, p))
 			return 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0) {
@@ -197,13 +200,10 @@ static noinline int free_slow(void *p)
 	return -1;
 }
 
-/* Free an object of the target in a slab of this thread; false: look closer. */
-static inline __attribute__((always_inline)) bool free_fast(void *p)
+/* Free an object of the target if that takes a few instructions; false: look closer. */
+static forced_inline bool free_fast(void *p)
 {
-	struct tcache *tcache = thread_target;
-	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
-
-	return likely(off < tcache->size && fast_free(tcache, off));
+	return likely(fast_free(thread_target, p));
 }
 
 int fm_free(void *p)

@@ -165,7 +165,7 @@ static inline uint64_t huge_segments(uint64_t pages)
  *   512 .. 1024    zero
  *   i * 1024 ..    the 64 pairs (live word, remote word) of unit i, if a slab begins there
  *
- * Pair w of the slab at unit u of segment s stands at place w xor (4 * ((u + s) mod 16)): first words would
+ * Pair w of the slab at unit u of segment s stands at place w xor (4 * ((u / 4 + s) mod 16)): first words would
  * else share few sets of the processor's cache. The pair behind the last one in use, if w <= 63, is zero.
  *
  * Unit words:
@@ -245,7 +245,7 @@ static inline uint64_t metadata_off(uint64_t segment_no)
 /* Place of pair 0; pair w is at w xor that. */
 static inline unsigned pair_colour(uint64_t segment_no, unsigned unit)
 {
-	return 4 * ((unit + (unsigned)segment_no) & 15);
+	return 4 * ((unit / 4 + (unsigned)segment_no) & 15);
 }
 
 /* ------------------------------------------------------------------ roots
