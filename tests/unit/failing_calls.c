@@ -631,6 +631,81 @@ static void test_syncing(void **state)
 	for_each_failure(one_sync);
 }
 
+/* ---------------------------------------------------------------- a child's memory */
+
+static bool in_child; /* the failure is in the child's part */
+
+static bool is_whole(fm_heap *heap)
+{
+	for (unsigned i = 0; i < OBJECTS; i++)
+		if (!proc_intact(fm_at(heap, t.off[i]), i, filled_of(i), SIZE_MAX))
+			return false;
+	return proc_check(heap) == 0 && fm_malloc(heap, 100000);
+}
+
+/* Exits with 1 if something is wrong, else 2, and 3 if a call failed. */
+static void go_on_in_child(fm_heap *heap, int fd)
+{
+	int r, error;
+
+	fault.is_armed = in_child;
+	r = fm_child_reopen(heap, fd);
+	error = errno;
+	disarm();
+	if (r ? error != fault.error && error != EBUSY : !is_whole(heap))
+		_exit(1);
+	if (r && (fault.fired == 0 || fm_malloc(heap, 1) || errno != EPERM))
+		_exit(1);
+	_exit(fault.fired ? 3 : 2);
+}
+
+static bool one_copy(void)
+{
+	fm_heap *heap;
+	int r, error, status = 0, fd = memfd_create("copy", MFD_CLOEXEC);
+	bool fired;
+
+	restore(t.bytes, t.size);
+	heap = open_again(0, "before");
+	fault.is_armed = !in_child;
+	r = fm_copy_fd(heap, fd);
+	error = errno;
+	disarm();
+	fired = fault.fired > 0;
+	if (r && (!fired || error != fault.error))
+		FAIL("fm_copy_fd: %s (%s)", strerror(error), fm_last_error());
+	if (r == 0) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			go_on_in_child(heap, fd);
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		if (!WIFEXITED(status) || WEXITSTATUS(status) < 2)
+			FAIL("the child: status %#x", (unsigned)status);
+	}
+	if (in_child)
+		fired = WEXITSTATUS(status) == 3;
+	close(fd);
+	must_work(heap, "copied");
+	must_be_whole(heap, "copied");
+	close_it(heap);
+	return fired;
+}
+
+static void test_copying(void **state)
+{
+	(void)state;
+	in_child = false;
+	for_each_failure(one_copy);
+}
+
+static void test_going_on_in_a_child(void **state)
+{
+	(void)state;
+	in_child = true;
+	for_each_failure(one_copy);
+}
+
 static bool close_poisons(void)
 {
 	return strcmp(fault.last, "sync") == 0 || strcmp(fault.last, "pwrite_sync") == 0;
@@ -894,6 +969,8 @@ int main(void)
 		cmocka_unit_test(test_growing),
 		cmocka_unit_test(test_looking),
 		cmocka_unit_test(test_syncing),
+		cmocka_unit_test(test_copying),
+		cmocka_unit_test(test_going_on_in_a_child),
 		cmocka_unit_test(test_closing),
 		cmocka_unit_test(test_machines),
 	};
