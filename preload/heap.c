@@ -218,7 +218,7 @@ bool preload_is_ready(void)
 		pthread_mutex_lock(&lock);
 		now = state;
 		if (now == COLD) {
-			now = make_heap();
+			now = (int)make_heap();
 			__atomic_store_n(&state, now, __ATOMIC_RELEASE);
 		}
 		pthread_mutex_unlock(&lock);
