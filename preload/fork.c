@@ -18,9 +18,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 enum policy { COPY, PRIVATE, FAIL };
@@ -105,6 +107,14 @@ static void in_child(void)
 
 /* ---------------------------------------------------------------- fork */
 
+/* Can the copy share the heap's blocks? */
+static bool can_share(int fd)
+{
+	struct file_clone_range first = {.src_fd = preload_heap->fd, .src_length = 65536};
+
+	return ioctl(fd, FICLONERANGE, &first) == 0;
+}
+
 /* Blocks that the heap has now, for the copy: so that lack of them is an error of fork(). 0 or -1. */
 static int reserve_space(void)
 {
@@ -114,7 +124,9 @@ static int reserve_space(void)
 
 	if (fd < 0)
 		return -1;
-	if (blocks > 0)
+	if (blocks > 0 && can_share(fd))
+		r = 0;
+	else if (blocks > 0)
 		r = fallocate(fd, 0, 0, blocks) && errno != EOPNOTSUPP ? -1 : 0;
 	else /* by trying */
 		r = fm_copy_fd(preload_heap, fd);

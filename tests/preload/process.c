@@ -491,6 +491,15 @@ static int in_memory(void)
 	return 0;
 }
 
+static void test_forks_in_memory(void **state)
+{
+	(void)state;
+	assert_int_equal(preload_run("many_forks", NULL, NULL), 0);
+	assert_int_equal(preload_run("raw_fork", NULL, NULL), 0);
+	assert_int_equal(preload_run("close_and_fork", NULL, NULL), 0);
+	assert_string_equal(preload_stderr, "");
+}
+
 static void test_places(void **state)
 {
 	static const char text[] = "the user's own file";
@@ -569,7 +578,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_daemons), cmocka_unit_test(test_execs), cmocka_unit_test(test_close_all),
 		cmocka_unit_test(test_close_and_fork), cmocka_unit_test(test_close_and_fork_private),
 		cmocka_unit_test(test_numbers), cmocka_unit_test(test_file_limit), cmocka_unit_test(test_dropped),
-		cmocka_unit_test(test_places), cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_places), cmocka_unit_test(test_forks_in_memory), cmocka_unit_test(test_full_disk),
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 
