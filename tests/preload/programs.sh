@@ -19,10 +19,12 @@ heaps=$dir/heaps
 stats=$dir/stats
 log=$dir/log
 server=
+group=
 mkdir "$heaps"
 
 clean() {
 	[ -n "$server" ] && kill "$server" 2>/dev/null && wait "$server" 2>/dev/null
+	[ -n "$group" ] && rmdir "$group" 2>/dev/null
 	rm -rf "$dir"
 }
 trap clean EXIT
@@ -321,6 +323,47 @@ else
 	skip "redis-server under redis-benchmark" "no redis"
 	skip "redis-server keeps its data in the file" "no redis"
 	skip "redis-server saves in the background" "no redis"
+fi
+
+# ---------------------------------------------------------------- more than there is memory
+
+# A control group of 64 MiB, version 1 or 2 of them, in $group; or why there is none in $reason.
+make_group() {
+	reason="not root"
+	[ "$(id -u)" = 0 ] || return 1
+	reason="the folder is in memory itself"
+	[ "$(stat -f -c %T "$heaps")" != tmpfs ] || return 1
+	reason="no control group of memory can be made"
+	for place in /sys/fs/cgroup/memory:memory.limit_in_bytes /sys/fs/cgroup:memory.max; do
+		group=${place%%:*}/fmalloc-preload.$$
+		mkdir "$group" 2>/dev/null || continue
+		echo 67108864 2>/dev/null >"$group/${place##*:}" && return 0
+		rmdir "$group"
+	done
+	group=
+	return 1
+}
+
+# 256 MiB, stored and read again
+large='
+import array
+blocks = [array.array("Q", range(i, i + 131072)) for i in range(256)]
+print(sum(b[7] + b[-1] for b in blocks))
+'
+what="a program with four times the memory that there is"
+if ! make_group; then
+	skip "$what" "$reason"
+elif [ ! -x /usr/bin/python3 ]; then
+	skip "$what" "no python3"
+else
+	in_group() {
+		sh -c 'echo $$ >"$0/cgroup.procs"; exec "$@"' "$group" "$@"
+	}
+	{ in_group env PYTHONMALLOC=malloc /usr/bin/python3 -c "$large" || echo "without: status $?"; } >"$log" 2>&1
+	in_group env FMALLOC_PRELOAD="$heaps" LD_PRELOAD="$library" PYTHONMALLOC=malloc /usr/bin/python3 -c "$large" >large 2>>"$log"
+	cat large >>"$log"
+	grep -q "without: status 137" "$log" && [ "$(cat large)" = 33621248 ]
+	verdict $? "$what, which is killed without the library"
 fi
 
 ls -A "$heaps" >"$log"
