@@ -5,6 +5,9 @@
 #   make check                 all tests (installs what only the tests need, see tests/setup)
 #   make campaign              the same tests at their large sizes: hours
 #   make bars                  the figures that the README and docs promise, on this machine
+#   make bench                 measure against glibc, mimalloc, jemalloc, tcmalloc, libpmemobj, Boost.Interprocess and
+#                              memkind (see bench/setup), and write docs/performance.md: a quarter of an hour
+#   make bench BENCH="mixed larson" ROUNDS=5 MS=400    these alone, written to build/bench/performance.md
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -54,7 +57,7 @@ TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
-.PHONY: all examples tests demo check campaign bars install clean
+.PHONY: all examples tests demo check campaign bars bench install clean
 all: $(A) $(SO) $(PRELOAD)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -103,9 +106,45 @@ $(B)/examples/%: examples/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
 
-$(B)/bench/%: bench/%.c $(A)
+$(B)/bench/bars: bench/bars.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
+
+# A benchmark program is built once for each allocator that it is asked for (bench/support/heap.h). Compilers
+# know what malloc returns and drop pairs: not here.
+BENCH_FLAGS := $(C_FLAGS) -fno-builtin-malloc -fno-builtin-free -fno-builtin-realloc -Iinclude -Ibench/support
+
+$(B)/bench/support/%.o: bench/support/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) -c $< -o $@
+
+$(B)/bench/support/%.o: bench/support/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Wno-conversion -Wno-shadow -Ibench/support -c $< -o $@
+
+$(B)/bench/%-ours: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_OURS $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-target: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_TARGET $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-malloc: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/malloc.o
+	$(CC) $(BENCH_FLAGS) -DHEAP_MALLOC $^ -o $@
+
+$(B)/bench/%-pmemobj: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/pmemobj.o
+	$(CC) $(BENCH_FLAGS) $^ -lpmemobj -o $@
+
+$(B)/bench/%-memkind: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/memkind.o
+	$(CC) $(BENCH_FLAGS) $^ -lmemkind -o $@
+
+$(B)/bench/%-boost: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/boost.o
+	$(CC) $(BENCH_FLAGS) $^ -lstdc++ -o $@
+
+$(B)/bench/traverse_cpp.o: bench/traverse_cpp.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Iinclude -Ibench/support -c $< -o $@
+
+$(B)/bench/traverse-ours: $(B)/bench/traverse_cpp.o
 
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
@@ -137,6 +176,14 @@ demo: all examples
 bars: $(B)/bench/bars
 	@mkdir -p $(B)/bars-files
 	$(B)/bench/bars $(B)/bars-files $(BARS)
+
+# bench/run builds the programs that it runs.
+ROUNDS ?= 5
+MS ?= 400
+
+bench: all
+	bench/setup
+	bench/run --build $(B) --rounds $(ROUNDS) --ms $(MS) $(BENCH)
 
 check:
 	tests/setup

@@ -383,6 +383,8 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 	bool is_current = tcache->current[slab->class_no] == slab;
 	uint64_t start = unit_no_of(audit->heap, slab) << UNIT_SHIFT;
 
+	if ((slab->alarm == ALARM_KEPT) != (!is_current && slab->empty == slab_all_words(slab)))
+		report(audit, start, slab->alarm, "empty slab that is not kept, or one in use that is");
 	if (is_current != (slab->alarm == ALARM_NEVER) || (!is_current && !slab->summary) != (slab->alarm == ALARM_ALWAYS))
 		report(audit, start, slab->alarm, "alarm that disagrees with the slab's place");
 	if (is_current && ((const uint8_t *)tcache + window->live != (const uint8_t *)slab_pair(slab, window->word) ||

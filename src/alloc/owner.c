@@ -20,6 +20,7 @@ __thread struct thread *thread_current __attribute__((tls_model("initial-exec"))
 struct tcache tcache_none;
 
 __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"))) = &tcache_none;
+__thread struct tcache *thread_recent __attribute__((tls_model("initial-exec"))) = &tcache_none;
 
 /* Held while a cache joins or leaves a heap, and while a heap is closed: a thread at its end and a closing heap
  * meet here. Taken before heap->lock. */
@@ -62,7 +63,7 @@ static void partial_remove(struct tcache *tcache, struct unit *slab)
 
 static void kept_push(struct tcache *tcache, struct unit *slab)
 {
-	slab->alarm = ALARM_EMPTY;
+	slab->alarm = ALARM_KEPT;
 	slab->next = tcache->kept;
 	tcache->kept = slab;
 	tcache->kept_units += slab->units;
@@ -119,7 +120,7 @@ static void slab_changed(struct tcache *tcache, struct unit *slab)
 {
 	struct heap *heap = tcache->heap;
 
-	if (slab->alarm == ALARM_NEVER)
+	if (slab->alarm == ALARM_NEVER || slab->alarm == ALARM_KEPT)
 		return;
 	if (slab->empty != slab_all_words(slab)) {
 		if (slab->alarm == ALARM_ALWAYS)
@@ -459,7 +460,7 @@ static void thread_exit(void *arg)
 	}
 	pthread_mutex_unlock(&membership);
 	thread_current = &thread_left;
-	thread_target = &tcache_none;
+	thread_target = thread_recent = &tcache_none;
 	pool_put_thread(thread);
 }
 

@@ -81,8 +81,10 @@ struct thread {
 /* The calling thread's state; never NULL. */
 extern __thread struct thread *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Its cache of the heap that fmalloc works on, or one that is empty; never NULL. */
+/* Its cache of the heap that fmalloc works on, and that of the heap last named by a handle or an address; or one
+ * that is empty. Never NULL. */
 extern __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread struct tcache *thread_recent __attribute__((tls_model("initial-exec"), visibility("hidden")));
 extern struct tcache tcache_none;
 
 /* The calling thread's state for changing, made if need be; NULL if there is no memory, or the thread is

@@ -9,8 +9,8 @@
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
  *   S4  summary has bit w  <=>  word w has a free slot; of the word in a window it says nothing
  *   S5  empty has bit w  <=>  live word w is 0; of the slab in a window it says nothing
- *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window; ALARM_EMPTY  <=>  it is in exactly one list;
- *       ALARM_ALWAYS  <=>  it is in none, since it is full
+ *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window; ALARM_KEPT  <=>  it is empty and in its owner's list of
+ *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
  * S4 to S6 hold for owned slabs, S6 for listed unowned ones too; remote bits not yet harvested are not counted.
  *
  * Freeing from another thread sets the remote bit; harvesting clears the live bit and then the remote bit.
@@ -24,6 +24,7 @@
 /* Freeing leaves a live word below the alarm: something is to be done about the slab. */
 #define ALARM_NEVER  UINT64_C(0)
 #define ALARM_EMPTY  UINT64_C(1) /* the word has become 0 */
+#define ALARM_KEPT   UINT64_C(2) /* there is nothing to free */
 #define ALARM_ALWAYS UINT64_MAX  /* a live word that has just lost a bit is less */
 
 static inline bool slab_is_listed(const struct unit *slab)

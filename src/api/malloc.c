@@ -31,38 +31,51 @@ static noinline void *malloc_slow(struct heap *heap, size_t size)
 	return is_too_large(size) ? NULL : alloc_new(heap, size, 8, &is_zero);
 }
 
-/* Not the thread's target, or no slot at hand, or more than the table has. */
+/* Take a slot of the window, also for sizes beyond the table, or of the slab's next word. */
+static bool take(struct tcache *tcache, size_t size, void **p)
+{
+	unsigned class_no;
+
+	if (unlikely(size > SMALL_MAX))
+		return false;
+	class_no = class_of(size);
+	return fast_take(tcache, class_no, p) || tcache_next_word(tcache, class_no, p);
+}
+
+/* The thread's cache of an open heap of this process, the most recent one from now on; NULL if it has none. */
+static struct tcache *recent_of(struct heap *heap)
+{
+	struct tcache *tcache = thread_current->cache[heap->slot];
+
+	if (!tcache || tcache->heap != heap)
+		return NULL;
+	thread_recent = tcache;
+	return tcache;
+}
+
+/* Another heap than the most recent one, or no slot at hand, or more than the table has. */
 static noinline void *malloc_handle(fm_heap *handle, size_t size)
 {
-	struct heap *heap = registry_usable(handle);
-	struct tcache *tcache;
+	struct tcache *tcache = thread_recent;
+	struct heap *heap;
 	void *p;
 
+	if (likely(tcache->heap == heap_of_handle(handle) && take(tcache, size, &p)))
+		return p;
+	heap = registry_usable(handle);
 	if (!heap)
 		return NULL;
-	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap && size <= SMALL_MAX) {
-		unsigned class_no = class_of(size);
-
-		if (fast_take(tcache, class_no, &p) || tcache_next_word(tcache, class_no, &p))
-			return p;
-	}
-	return malloc_slow(heap, size);
+	tcache = recent_of(heap);
+	return tcache && take(tcache, size, &p) ? p : malloc_slow(heap, size);
 }
 
 static noinline void *malloc_target(size_t size)
 {
-	struct tcache *tcache = thread_target;
 	struct heap *heap;
 	void *p;
 
-	if (likely(size <= SMALL_MAX)) {
-		unsigned class_no = class_of(size);
-
-		/* sizes beyond the table have not looked yet */
-		if (fast_take(tcache, class_no, &p) || tcache_next_word(tcache, class_no, &p))
-			return p;
-	}
+	if (likely(take(thread_target, size, &p)))
+		return p;
 	heap = target_use();
 	if (heap)
 		return malloc_slow(heap, size);
@@ -71,7 +84,7 @@ static noinline void *malloc_target(size_t size)
 
 void *fm_malloc(fm_heap *handle, size_t size)
 {
-	struct tcache *tcache = thread_target;
+	struct tcache *tcache = thread_recent;
 	void *p;
 
 	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle) &&
@@ -171,6 +184,7 @@ static bool free_own(struct tcache *tcache, const void *p)
 	return load_relaxed(&slab->owner) == tcache->id && tcache_free_own(tcache, slab, off);
 }
 
+/* errno stays as it is where `p` is freed: giving space back may have failed on the way. */
 static noinline int free_slow(void *p)
 {
 	enum fm_misuse_kind misuse = 0;
@@ -178,32 +192,30 @@ static noinline int free_slow(void *p)
 	struct tcache *tcache;
 	int saved = errno;
 
-	if (!p || free_own(thread_target, p))
-		return 0;
+	if (!p || free_own(thread_recent, p))
+		return errno = saved, 0;
 	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
 		return -1;
-	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap) {
+	tcache = recent_of(heap);
+	if (tcache) {
 		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 		if (free_own(tcache, p))
-			return 0;
+			return errno = saved, 0;
 	}
-	if (alloc_free(heap, p, &misuse) == 0) {
-		errno = saved; /* giving space back may have failed on the way */
-		return 0;
-	}
+	if (alloc_free(heap, p, &misuse) == 0)
+		return errno = saved, 0;
 	if (misuse)
 		misuse_report(misuse, p, &heap->pub);
 	return -1;
 }
 
-/* Free an object of the target if that takes a few instructions; false: look closer. */
+/* Free an object of the most recent heap if that takes a few instructions; false: look closer. */
 static forced_inline bool free_fast(void *p)
 {
-	return likely(fast_free(thread_target, p));
+	return likely(fast_free(thread_recent, p));
 }
 
 int fm_free(void *p)
