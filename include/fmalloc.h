@@ -211,7 +211,8 @@ FM_API char *fm_strndup(fm_heap *heap, const char *s, size_t n);
 
 /* Free the object `p` of whichever heap it lies in. NULL is 0. What is no live object (freed already,
  * inside an object, foreign) changes nothing, is reported to the misuse handler, and is -1 with EINVAL.
- * EROFS, EPERM as fm_malloc. errno stays as it is on success. Contents stay as they are; nothing is written into freed memory.
+ * EROFS, EPERM as fm_malloc. errno stays as it is on success. Contents stay as they are; nothing is written into
+ * freed memory.
  *
  * Durable   at once against a killed process. Unlink an object before freeing it.
  * Threads   any thread, also one that did not allocate it.
