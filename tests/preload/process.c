@@ -286,7 +286,8 @@ static int execs(void)
 
 	must(run_true() == 0);
 	/* each process has a file of its own beside the name that all inherit */
-	out = popen("grep -c 'rw-s.*deleted' /proc/self/maps; sed -n 's/.*rw-s.* \\([0-9]* .*deleted.\\)/\\1/p' /proc/self/maps", "r");
+	out = popen("grep -c 'rw-s.*deleted' /proc/self/maps; "
+	            "sed -n 's/.*rw-s.* \\([0-9]* .*deleted.\\)/\\1/p' /proc/self/maps", "r");
 	must(out && fgets(line, sizeof(line), out) && atoi(line) == 1);
 	must(fgets(line, sizeof(line), out) && strstr(line, getenv("TEST_DIR")));
 	must(!strstr(preload_mapping_of(out), line));
