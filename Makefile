@@ -1,6 +1,6 @@
 # fmalloc: malloc for memory-mapped files.
 #
-#   make                       the libraries, in build/
+#   make                       the libraries, in build/ (libfmalloc-preload.so: malloc for any program)
 #   make demo                  build and run the examples on real input
 #   make check                 all tests (installs what only the tests need, see tests/setup)
 #   make campaign              the same tests at their large sizes: hours
@@ -46,13 +46,19 @@ HOOK := $(SRC:src/%.c=$(B)/hook/%.o)
 A  := $(B)/libfmalloc.a
 SO := $(B)/libfmalloc.so
 
+# The malloc family for programs that know nothing of fmalloc. Its thread-local variables may be used where
+# an allocation by the dynamic linker would come back to it; all objects are aligned to 16 bytes. A sanitizer has a malloc of its own.
+PRELOAD_OBJ := $(SRC:src/%.c=$(B)/preload/core/%.o) $(patsubst preload/%.c,$(B)/preload/%.o,$(wildcard preload/*.c))
+PRELOAD_FLAGS := -fPIC -ftls-model=initial-exec -fno-builtin
+PRELOAD     := $(if $(SAN),,$(B)/libfmalloc-preload.so)
+
 TEST_C   := $(wildcard tests/*/*.c)
 TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
 .PHONY: all examples tests demo check campaign bars bench install clean
-all: $(A) $(SO)
+all: $(A) $(SO) $(PRELOAD)
 examples: $(EXAMPLES)
 tests: $(TESTS)
 
@@ -79,6 +85,18 @@ $(SO).$(SOVERSION): $(OBJ) src/fmalloc.map
 
 $(SO): $(SO).$(SOVERSION)
 	ln -sf libfmalloc.so.$(SOVERSION) $@
+
+$(B)/preload/core/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -DLEAST_ALIGNMENT=16u -c $< -o $@
+
+$(B)/preload/%.o: preload/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -Iinclude -c $< -o $@
+
+$(B)/libfmalloc-preload.so: $(PRELOAD_OBJ) preload/preload.map
+	$(CC) -shared $(CFLAGS) -pthread -Wl,-soname,libfmalloc-preload.so -Wl,-z,nodelete -Wl,-z,now \
+		-Wl,--version-script=preload/preload.map -o $@ $(PRELOAD_OBJ)
 
 $(B)/examples/%_cpp: examples/%.cpp $(A)
 	@mkdir -p $(@D)
@@ -138,6 +156,11 @@ $(B)/tests/unit/%: tests/unit/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
 
+# They run with libfmalloc-preload.so, and call malloc where they say so.
+$(B)/tests/preload/%: tests/preload/%.c $(A) $(PRELOAD)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -fno-builtin -Iinclude -Itests/support $< $(A) -lcmocka -o $@
+
 $(B)/tests/%: tests/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Itests/support $< $(A) -lcmocka -o $@
@@ -173,15 +196,18 @@ campaign:
 		tests/run api crash concurrency hostile kill lifecycle misuse model regress space unit
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3 \
+		$(DESTDIR)$(PREFIX)/share/man/man7
 	install -m 644 include/fmalloc.h include/fmalloc.hpp include/fmptr.hpp $(DESTDIR)$(PREFIX)/include
 	install -m 644 $(A) $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $(SO).$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(VERSION)
 	ln -sf libfmalloc.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(SOVERSION)
 	ln -sf libfmalloc.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so
+	install -m 755 $(B)/libfmalloc-preload.so $(DESTDIR)$(PREFIX)/lib
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' src/fmalloc.pc.in \
 		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/fmalloc.pc
 	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3
+	install -m 644 man/*.7 $(DESTDIR)$(PREFIX)/share/man/man7
 
 clean:
 	rm -rf build

@@ -5,6 +5,8 @@
 #include "owner.h"
 #include "segment.h"
 
+#include <errno.h>
+
 static void report(struct audit *audit, uint64_t off, uint64_t value, const char *text)
 {
 	struct fm_finding finding = {off, value, text};
@@ -287,10 +289,14 @@ static void audit_super(struct audit *audit)
 {
 	struct super super;
 	enum super_verdict verdict;
+	const struct store *store = &audit->heap->store;
+	int fd = store_borrow(store);
 
-	if (super_read(audit->heap->store.fd, audit->heap->store.size, &super, &verdict) ||
-	    verdict != SUPER_OK || !super.both_valid)
+	if (fd == -EBADF)
+		return; /* the program has closed it: nothing to be seen */
+	if (super_read(fd, store->size, &super, &verdict) || verdict != SUPER_OK || !super.both_valid)
 		report(audit, 0, verdict, "superblock of which not both copies are valid");
+	store_give_back(store, fd);
 }
 
 static void audit_truth_page(struct audit *audit)

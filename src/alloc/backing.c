@@ -152,8 +152,8 @@ int cannot_grow(const struct heap *heap, int r)
 	if (r == -EFBIG)
 		return fail(ENOMEM, "the heap has reached its limit at %llu bytes",
 		            (unsigned long long)heap->store.size);
-	errno = -r; /* %m */
-	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %m", (unsigned long long)heap->store.size);
+	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %s", (unsigned long long)heap->store.size,
+	            status_describe(-r));
 }
 
 uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)

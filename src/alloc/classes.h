@@ -31,11 +31,22 @@ extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden
 /* Fill the table. Idempotent; called before the first heap opens. */
 void classes_init(void);
 
+/* What objects are aligned to at least; an embedder of the library may want 16 for all sizes. */
+#ifndef LEAST_ALIGNMENT
+#define LEAST_ALIGNMENT 8u
+#endif
+
+/* `size` in eighths that a slot must have. */
+static inline size_t class_eighths(size_t size)
+{
+	return (size + LEAST_ALIGNMENT - 1) / LEAST_ALIGNMENT * (LEAST_ALIGNMENT / 8);
+}
+
 /* The smallest class for `size` bytes; size <= SMALL_MAX. */
 static inline unsigned class_of(size_t size)
 {
 	if (size <= FINE_MAX) {
-		unsigned eighths = (unsigned)(size + 7) >> 3;
+		unsigned eighths = (unsigned)class_eighths(size);
 
 		return eighths < 2 ? 0 : eighths - 2;
 	} else {

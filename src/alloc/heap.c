@@ -240,3 +240,46 @@ int heap_wake(struct heap *heap)
 	heap_unlock(heap);
 	return r;
 }
+
+/* ---------------------------------------------------------------- in a forked child */
+
+/* Other threads of the parent may have held them. */
+static void renew_locks(struct heap *heap)
+{
+	pthread_mutex_init(&heap->lock, NULL);
+	pthread_mutex_init(&heap->roots_lock, NULL);
+}
+
+/* Caches were wiped by the fork; descriptors and lists may have been caught in the middle of a change. */
+static void forget_derived(struct heap *heap)
+{
+	free_tables(heap);
+	heap->is_scanned = heap->rests = false;
+	heap->covered = heap->free_hint = heap->examine_cursor = heap->buckets_used = 0;
+	memset(heap->directory_segment, 0, sizeof(heap->directory_segment));
+	memset(heap->bucket, 0, sizeof(heap->bucket));
+	memset(heap->unowned, 0, sizeof(heap->unowned));
+	heap->caches = NULL;
+}
+
+int heap_reopen(struct heap *heap, int fd)
+{
+	if (store_reopen(&heap->store, fd))
+		return -1;
+	renew_locks(heap);
+	forget_derived(heap);
+	if (make_tables(heap) || directory_open(heap) || check_length(heap) || store_mark_dirty(&heap->store))
+		return -1;
+	heap->pub.fd = heap->store.fd;
+	return 0;
+}
+
+int heap_detach(struct heap *heap)
+{
+	if (store_detach(&heap->store))
+		return -1;
+	renew_locks(heap);
+	heap->pub.fd = -1;
+	heap->is_detached = true;
+	return 0;
+}

@@ -102,6 +102,7 @@ struct heap {
 	uint32_t disable;           /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
 	bool read_only;
 	bool is_scanned;            /* directory_scan() was done */
+	bool is_detached;           /* in a child: the mapping is private, the heap is for reading */
 	bool rests;                 /* atomic: marked clean at exit; the next call marks it dirty again */
 	const uint64_t *alive;      /* 1 in the process that opened it, 0 in its children */
 	struct store store;
@@ -172,6 +173,13 @@ void heap_unlock(struct heap *heap);
 /* ---- heap.c: opening and closing. 0, or -1 after fail(). */
 int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive);
 int heap_close(struct heap *heap);
+
+/* In a child of the process that opened the heap: go on with the copy `fd`; all that is derived is made anew. The
+ * heap is usable when the caller sets *heap->alive. */
+int heap_reopen(struct heap *heap, int fd);
+
+/* In a child: the mapping becomes private, and the heap is for looking only. */
+int heap_detach(struct heap *heap);
 
 /* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). Does nothing if a lock
  * is held. */

@@ -169,9 +169,11 @@ int walk_stats(struct heap *heap, struct fm_statistics *stats)
 {
 	struct roots_set own;
 	struct os_stat st;
-	int r = os->stat_fd(heap->store.fd, &st);
+	int r = store_stat(&heap->store, &st);
 
-	if (r)
+	if (r == -EBADF)
+		st = (struct os_stat){.size = heap_size(heap)};
+	else if (r)
 		return fail(-r, "looking at the heap's file:");
 	stats->file_size = st.size;
 	stats->disk_size = st.blocks * 512;

@@ -2,6 +2,7 @@
 #include "../alloc/alloc.h"
 #include "../alloc/fast.h"
 #include "../base/status.h"
+#include "embed.h"
 #include "misuse.h"
 #include "registry.h"
 #include "target.h"
@@ -10,6 +11,8 @@
 #include <string.h>
 
 #define noinline __attribute__((noinline))
+
+struct embedder embedder __attribute__((weak));
 
 /* ---------------------------------------------------------------- allocating */
 
@@ -74,7 +77,9 @@ static noinline void *malloc_target(size_t size)
 	if (likely(take(thread_target, size, &p)))
 		return p;
 	heap = target_use();
-	return heap ? malloc_slow(heap, size) : NULL;
+	if (heap)
+		return malloc_slow(heap, size);
+	return embedder.no_target ? embedder.no_target(size) : NULL;
 }
 
 void *fm_malloc(fm_heap *handle, size_t size)
@@ -183,13 +188,17 @@ static bool free_in_slab(struct tcache *tcache, const void *p)
 	return owner != 0 && slab_free_at(tcache->heap, slab, off);
 }
 
+/* errno stays as it is where `p` is freed: giving space back may have failed on the way. */
 static noinline int free_slow(void *p)
 {
 	enum fm_misuse_kind misuse = 0;
 	struct heap *heap;
 	struct tcache *tcache;
+	int saved = errno;
 
 	if (!p || free_in_slab(thread_recent, p))
+		return errno = saved, 0;
+	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
@@ -198,10 +207,10 @@ static noinline int free_slow(void *p)
 	if (tcache) {
 		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 		if (free_in_slab(tcache, p))
-			return 0;
+			return errno = saved, 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0)
-		return 0;
+		return errno = saved, 0;
 	if (misuse)
 		misuse_report(misuse, p, &heap->pub);
 	return -1;
@@ -260,11 +269,15 @@ void *fm_reallocarray(fm_heap *handle, void *p, size_t n, size_t size)
 size_t fm_usable_size(const void *p)
 {
 	enum fm_misuse_kind misuse = 0;
+	struct object object;
 	struct heap *heap;
 	size_t size;
 
 	if (!p)
 		return fail(EINVAL, "NULL has no size"), 0;
+	heap = registry_find(p);
+	if (heap && heap->is_detached)
+		return alloc_object_at(heap, (uint64_t)((const uint8_t *)p - heap->store.base), &object) ? object.len : 0;
 	heap = heap_with(p);
 	if (!heap)
 		return 0;

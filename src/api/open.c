@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER)
-#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK)
+#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK | FM_NO_SYNC)
 
 /* What a program frees it mostly needs again within seconds. */
 #define DECAY_MS 10000
@@ -65,6 +65,7 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	request.address_space = given.address_space;
 	request.mode = given.mode;
 	request.wait_ms = given.wait_ms;
+	request.no_sync = given.disable & FM_NO_SYNC;
 	if (process_prepare(given.disable))
 		return NULL;
 	heap = registry_take(&alive);

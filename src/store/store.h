@@ -13,7 +13,7 @@
 struct store_request {
 	const char *path;       /* NULL: `fd` is meant */
 	int fd;
-	bool create, exclusive, read_only, fixed, wait, recover;
+	bool create, exclusive, read_only, fixed, wait, recover, no_sync;
 	uint64_t max_size;      /* bytes, 0: no limit of its own */
 	uint64_t address_space; /* bytes, 0: the default */
 	mode_t mode;
@@ -28,6 +28,7 @@ struct store {
 	bool is_unclean;    /* after a power cut, or a copy of a heap in use: repair before use */
 	bool is_moved;      /* another file than the one last used: holes are possible */
 	bool is_marked;     /* this process has put its dirty mark on the device */
+	bool no_sync;       /* the heap is for one boot: nothing is synced, and the mark stays */
 	bool sync_failed;   /* data may be lost: never mark clean again */
 	bool is_ragged;     /* the file had a part of a unit at its end: bytes that we did not make */
 	bool is_restoring;  /* used parts are being backed: blocks are not recorded until all are */
@@ -51,6 +52,31 @@ static inline struct truth_page_rec *store_truth(const struct store *store)
 /* Open (or create) and lock the file; read its superblock. *store is written only on success. */
 int store_open_file(struct store *store, const struct store_request *request);
 void store_close_file(struct store *store);
+
+/* ---- descriptor.c: programs that close descriptors which are not theirs */
+
+/* Is `fd` open, and the heap's file? */
+bool store_is_ours(const struct store *store, int fd);
+
+/* A descriptor of the heap's file for one use, or -EBADF: the program has closed it. To be given back. */
+int store_borrow(const struct store *store);
+void store_give_back(const struct store *store, int fd);
+
+/* Close one of the two, if it is still ours. */
+void store_close_fd(struct store *store);
+void store_close_lock(struct store *store);
+
+/* ---- child.c: a forked child and the mapping that it inherited */
+
+/* Copy the file as it is now to the file `fd`, by reflink where possible, else what is data; all of the copy is
+ * backed. Truth that other threads are changing is copied before or after each change. 0 or -errno. */
+int store_copy(struct store *store, int fd);
+
+/* Go on with the file `fd`, a copy of the store's, mapped where the store is. */
+int store_reopen(struct store *store, int fd);
+
+/* Stores into the mapping reach the file no longer. */
+int store_detach(struct store *store);
 
 /* ---- mapping.c: address space */
 
@@ -90,6 +116,9 @@ int store_punch(struct store *store, uint64_t off, uint64_t len);
 
 /* Cut the file to `size` bytes. */
 int store_truncate(struct store *store, uint64_t size);
+
+/* What the file system says of the heap's file; -EBADF: the program has closed it. */
+int store_stat(const struct store *store, struct os_stat *st);
 
 /* Has the file lost blocks since backed_blocks was recorded? */
 bool store_has_lost_blocks(struct store *store);
