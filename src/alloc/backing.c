@@ -7,10 +7,19 @@
 
 #include <errno.h>
 
-/* The file grows by an eighth of itself: few calls for a heap that grows on, little to trim for one that
- * does not. */
-#define GROWTH_SHARE 8
-#define GROWTH_MAX   (64 * MIB)
+/* The file grows by an eighth of itself while that is little, so that a small heap is not extended for each slab;
+ * then by a 32nd, so that what was not needed yet stays little beside what was. */
+#define GROWTH_SMALL_SHARE 8
+#define GROWTH_SMALL       (1 * MIB)
+#define GROWTH_SHARE       32
+#define GROWTH_MAX         (64 * MIB)
+
+static uint64_t growth_step(uint64_t size)
+{
+	uint64_t small = min_u64(size / GROWTH_SMALL_SHARE, GROWTH_SMALL);
+
+	return round_up(max_u64(small, min_u64(size / GROWTH_SHARE, GROWTH_MAX)), UNIT_SIZE);
+}
 
 /* Call `set` on each segment's part of [off, off + len), units rounded outwards. */
 static void for_units(struct heap *heap, uint64_t off, uint64_t len,
@@ -78,7 +87,7 @@ int backing_punch(struct heap *heap, uint64_t off, uint64_t len)
 static int extend(struct heap *heap, uint64_t end)
 {
 	uint64_t old = heap->store.size;
-	uint64_t step = min_u64(round_up(old / GROWTH_SHARE, UNIT_SIZE), GROWTH_MAX);
+	uint64_t step = growth_step(old);
 	uint64_t least = round_up(end, UNIT_SIZE);
 	uint64_t want = max_u64(least, min_u64(old + step, heap->store.max_size));
 	int r;

@@ -59,7 +59,13 @@ struct unit {
 	uint64_t owner;      /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
 	/* the rest */
 	uint64_t empty;      /* words without a live slot; all set: the slab is free */
-	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
+	union {
+		uint64_t pages;              /* length of a run or huge object in LENGTH_PAGE */
+		struct {
+			uint32_t has_joined; /* atomic: of a slab: slots may be joined; then frees are not quick */
+			uint32_t no_run;     /* it had no free run of so many slots when last looked at; or more than 64 */
+		};
+	};
 	uint64_t pending;    /* atomic: words in which another thread freed something */
 	uint32_t inbox_next; /* unit number + 1, 0: none */
 	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "owner.h"
 
+#include "join.h"
 #include "pool.h"
+#include "segment.h"
 
 #include <string.h>
 
@@ -139,6 +141,26 @@ static void slab_changed(struct tcache *tcache, struct unit *slab)
 	heap_unlock(heap);
 }
 
+struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)
+{
+	struct unit *slab = tcache->partial[class_no];
+
+	if (slab) {
+		partial_remove(tcache, slab);
+		slab->alarm = ALARM_NEVER;
+	}
+	return slab;
+}
+
+void tcache_put_back(struct tcache *tcache, struct unit *slab)
+{
+	slab->summary = slab->empty = 0;
+	slab_harvest(slab, slab_all_words(slab));
+	slab->alarm = ALARM_ALWAYS;
+	if (slab->summary)
+		slab_changed(tcache, slab);
+}
+
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live)
 {
 	slab->summary |= UINT64_C(1) << w;
@@ -158,10 +180,12 @@ bool tcache_free_own(struct tcache *tcache, struct unit *slab, uint64_t off)
 	if (slot == UINT32_MAX)
 		return false;
 	pair = slab_pair(slab, slot / 64);
-	live = truth_load(&pair[0]) & ~(UINT64_C(1) << slot % 64);
-	if (truth_load(&pair[1]) >> slot % 64 & 1 || live == truth_load(&pair[0]))
+	live = truth_load(&pair[0]);
+	if (!bit_is_set(live & ~truth_load(&pair[1]) & ~slab_joined(slab, slot / 64), slot))
 		return false;
-	truth_store_own(&pair[0], live);
+	live &= ~slab_object_slots(slab, slot);
+	truth_store(&pair[0], live);
+	slab_unjoin(slab, slot / 64);
 	tcache_slot_freed(tcache, slab, slot / 64, live);
 	return true;
 }
@@ -232,7 +256,7 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	uint64_t bit = UINT64_C(1) << slot % 64;
 	uint64_t *pair = slab_pair(slab, w);
 
-	if (!(truth_load(&pair[0]) & bit) || truth_set_bits(&pair[1], bit) & bit)
+	if (!(truth_load(&pair[0]) & ~slab_joined(slab, w) & bit) || truth_set_bits(&pair[1], bit) & bit)
 		return -1;
 	if (load_seq(&slab->quick_owner) != OWNER_NONE)
 		store_seq(&slab->quick_owner, OWNER_NONE);
@@ -257,7 +281,8 @@ static void harvest_own(struct tcache *tcache, struct unit *slab)
 {
 	uint64_t words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
 
-	store_seq(&slab->quick_owner, tcache->id);
+	if (!slab->has_joined)
+		store_seq(&slab->quick_owner, tcache->id);
 	slab_harvest(slab, words);
 	if (slab->summary && (slab->alarm == ALARM_ALWAYS || slab->empty == slab_all_words(slab)))
 		slab_changed(tcache, slab);
@@ -296,6 +321,19 @@ static void release_kept(struct tcache *tcache)
 		slab_release(tcache->heap, slab);
 	}
 	tcache->kept_units = 0;
+}
+
+/* Is there a slab to adopt, or one to make of units that were used before? */
+static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	bool can;
+
+	heap_lock(heap);
+	release_kept(tcache);
+	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
+	heap_unlock(heap);
+	return can;
 }
 
 static struct unit *acquire(struct tcache *tcache, unsigned class_no)
@@ -355,19 +393,15 @@ static void window_clear(struct tcache *tcache, unsigned class_no)
 	tcache->current[class_no] = NULL;
 }
 
-/* The next slab with free slots, or NULL. */
+/* The cache's next slab with free slots, or NULL. */
 static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
 {
-	struct unit *slab = tcache->partial[class_no];
+	struct unit *slab = tcache_next_partial(tcache, class_no);
 
-	if (slab)
-		partial_remove(tcache, slab);
-	else
-		slab = kept_take(tcache, class_no);
-	return slab ? slab : acquire(tcache, class_no);
+	return slab ? slab : kept_take(tcache, class_no);
 }
 
-void *tcache_refill(struct tcache *tcache, unsigned class_no)
+void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 {
 	struct window *window = &tcache->window[class_no];
 	struct unit *slab = tcache->current[class_no];
@@ -384,9 +418,15 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no)
 		}
 		if (!slab) {
 			slab = next_slab(tcache, class_no);
-			if (!slab)
+			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
+				p = join_take(tcache, class_no);
+				if (p)
+					return p;
+			}
+			if (!slab && !(slab = acquire(tcache, class_no)))
 				return NULL;
 			slab->alarm = ALARM_NEVER;
+			slab->no_run = 65;
 			tcache->current[class_no] = slab;
 			window->word = PAIRS - 1; /* the next is the first */
 		}
@@ -423,6 +463,8 @@ bool tcache_release_empty(struct tcache *tcache)
 	bool any;
 
 	inbox_drain(tcache);
+	for (unsigned c = 0; c < CLASSES; c++)
+		join_end(tcache, c);
 	any = tcache->kept;
 	heap_lock(heap);
 	release_kept(tcache);

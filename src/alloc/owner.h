@@ -63,6 +63,7 @@ struct tcache {
 	struct unit *current[CLASSES]; /* the window's slab */
 	struct unit *partial[CLASSES]; /* others with free slots and live ones, full ones longest ago first */
 	struct unit *partial_last[CLASSES];
+	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
 	struct unit *kept;             /* empty ones */
 	uint64_t kept_units;           /* their units */
 	struct unit *owned;            /* all slabs */
@@ -127,9 +128,15 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
 /* The window has no slot: take one of the next word of the same slab for *p; false if that needs more than a look. */
 bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p);
 
-/* Take a slot when the window has none: of the next word of the slab, a partial slab, an adopted or a new one.
- * NULL with errno ENOMEM. */
-void *tcache_refill(struct tcache *tcache, unsigned class_no);
+/* Take a slot when the window has none: of the next word of the slab, a partial slab, an adopted or a new one; or, if the
+ * caller may have any multiple of 16, joined slots. NULL with errno ENOMEM. */
+void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join);
+
+/* Take the first partial slab of the class out of its list; NULL if there is none. */
+struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no);
+
+/* Bring an own slab that is in no list where it belongs. */
+void tcache_put_back(struct tcache *tcache, struct unit *slab);
 
 /* Behind the fast path of freeing an own slot, if it left a live word below the alarm or not in the summary. */
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live);

@@ -4,6 +4,14 @@
 #include "backing.h"
 #include "segment.h"
 
+void slab_unjoin(struct unit *slab, unsigned w)
+{
+	uint64_t *joint = slab_joint(slab, w);
+
+	if (slab->has_joined && truth_load(joint) & ~truth_load(slab_pair(slab, w)))
+		truth_store(joint, truth_load(joint) & truth_load(slab_pair(slab, w)));
+}
+
 uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 {
 	uint64_t *pair = slab_pair(slab, w);
@@ -11,8 +19,9 @@ uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 	uint64_t freed = truth_load_acquire(&pair[1]); /* pairs with truth_set_bits in owner.c */
 
 	if (freed) {
-		live &= ~freed;
+		live &= ~(freed | joined_to(freed, slab_joined(slab, w)));
 		truth_store(&pair[0], live);
+		slab_unjoin(slab, w);
 		truth_clear_bits(&pair[1], freed);
 	}
 	return live;
@@ -46,6 +55,11 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab->remainders = (uint32_t)slab->reciprocal;
 	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
 	slab->pair_0 = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8) + 2 * pair_colour(segment_no, u);
+	slab->no_run = 65;
+	store_relaxed(&slab->has_joined, 0u);
+	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
+		if (truth_load(slab_joint(slab, w)))
+			store_relaxed(&slab->has_joined, 1u);
 	slab->summary = slab->empty = 0;
 	slab->alarm = ALARM_ALWAYS;
 	store_relaxed(&slab->back, (uint8_t)0);
@@ -71,6 +85,9 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	slab = &heap->units[unit_no];
 	for (unsigned w = 0; w <= slab->words && w < PAIRS; w++)
 		truth_clear_words(slab_pair(slab, w), 2);
+	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
+		truth_clear_words(slab_joint(slab, w), 2);
+	store_relaxed(&slab->has_joined, 0u); /* what the units said in an earlier life */
 	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
 	describe_interiors(heap, unit_no, class->units, UNIT_IS_SLAB);
 	for (unsigned i = 1; i < class->units; i++)
@@ -136,6 +153,9 @@ static void count_anew(struct heap *heap, struct unit *slab)
 		return;
 	exchange_seq(&slab->pending, UINT64_C(0));
 	slab_harvest(slab, slab_all_words(slab));
+	/* what a kill left behind an object that was being made or freed */
+	for (unsigned w = 0; w < slab->words; w++)
+		slab_unjoin(slab, w);
 }
 
 void slab_collect(struct heap *heap, struct unit *slab)

@@ -8,10 +8,11 @@
  *       that its remote bit is 0 too
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
  *   S4  summary has bit w  <=>  word w has a free slot; of the word in a window it says nothing
- *   S5  empty has bit w  <=>  live word w is 0; of the slab in a window it says nothing
- *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window; ALARM_KEPT  <=>  it is empty and in its owner's list of
+ *   S5  empty has bit w  <=>  live word w is 0; of a slab in a window, or a source, it says nothing
+ *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window, or a source of joined slots; ALARM_KEPT  <=>  it is empty and in its owner's list of
  *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
- * S4 to S6 hold for owned slabs, S6 for listed unowned ones too; remote bits not yet harvested are not counted.
+ *   S7  the joint bit of a free slot is 0; and without has_joined all are
+ * S4 to S7 hold for owned slabs, S6 for listed unowned ones too; remote bits not yet harvested are not counted.
  *
  * Freeing from another thread sets the remote bit; harvesting clears the live bit and then the remote bit.
  * A kill between the two leaves live 0, remote 1: free, and harvested again.
@@ -37,6 +38,33 @@ static inline uint64_t *slab_pair(const struct unit *slab, uint64_t w)
 {
 	/* the unit's pairs fill 1 KiB that is aligned so, and pair w stands at place w xor that of pair 0 */
 	return (uint64_t *)((uintptr_t)slab->pair_0 ^ w * 16);
+}
+
+/* Joint word of pair `w`; only of a slab with joint words. */
+static inline uint64_t *slab_joint(const struct unit *slab, uint64_t w)
+{
+	return slab_pair(slab, w + 32);
+}
+
+static inline bool slab_can_join(const struct unit *slab)
+{
+	return slab->words <= JOINT_WORDS;
+}
+
+/* Slots of word `w` that are joined to the one before. */
+static inline uint64_t slab_joined(const struct unit *slab, unsigned w)
+{
+	return load_relaxed(&slab->has_joined)
+	               ? joined_slots(truth_load(slab_pair(slab, w)), truth_load(slab_joint(slab, w)))
+	               : 0;
+}
+
+/* The slots of the object that begins at `slot`: a mask for its word. */
+static inline uint64_t slab_object_slots(const struct unit *slab, uint32_t slot)
+{
+	uint64_t head = UINT64_C(1) << slot % 64;
+
+	return head | joined_to(head, slab_joined(slab, slot / 64));
 }
 
 /* Does a slot begin `offset` bytes into the slab's first unit? *slot is its number, at most slab->slots: one slot
@@ -81,11 +109,14 @@ static inline uint64_t slab_all_words(const struct unit *slab)
 static inline void slab_set_owner(struct unit *slab, uint64_t owner)
 {
 	store_seq(&slab->owner, owner);
-	store_seq(&slab->quick_owner, owner);
+	store_seq(&slab->quick_owner, load_relaxed(&slab->has_joined) ? OWNER_NONE : owner);
 }
 
 /* Move remote frees of word `w` into its live word, which is returned. Requires ownership. */
 uint64_t slab_harvest_word(struct unit *slab, unsigned w);
+
+/* Word `w`: joint bits of free slots become 0. Requires ownership. */
+void slab_unjoin(struct unit *slab, unsigned w);
 
 /* Harvest the words in `words` and update summary and empty. Requires ownership. */
 void slab_harvest(struct unit *slab, uint64_t words);
