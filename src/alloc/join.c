@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "join.h"
 
-/* Slabs of each class that one call looks at. */
+/* Slabs of each class that one call looks at, and of all that a sample looks at. */
 #define SLABS_A_CLASS 2
+#define SAMPLE        16
 
 /* What an object of joined slots may waste: first no more than in a slab of its own would be wasted; then a third,
  * which is less than what growing takes while those slots lie idle. */
@@ -47,6 +48,7 @@ static void *make_joined(struct tcache *tcache, struct unit *slab, unsigned w, u
 		store_relaxed(&slab->has_joined, 1u);
 		store_seq(&slab->quick_owner, OWNER_NONE);
 	}
+	tcache->join_budget -= min_u64(n * (uint64_t)slab->slot_size, tcache->join_budget);
 	truth_store(joint, truth_load(joint) | (slots & (slots - 1)));
 	truth_store(live, truth_load(live) | slots);
 	if (!(~truth_load(live) & slab_word_mask(slab, w)))
@@ -80,6 +82,40 @@ void join_end(struct tcache *tcache, unsigned class_no)
 		tcache_put_back(tcache, slab);
 }
 
+/* Free slots of the slab, in 256ths. */
+static unsigned free_share(const struct unit *slab)
+{
+	unsigned used = 0;
+
+	for (unsigned w = 0; w < slab->words; w++)
+		used += count_bits(truth_load(slab_pair(slab, w)));
+	return (slab->slots - used) * 256 / slab->slots;
+}
+
+/* Where a program's sizes stay as they are, free slots are soon needed for their own class, and frees in slabs of
+ * joined slots cost more: there the heap had better grow. So slots are joined only after a sample of the thread's
+ * slabs was found more than half free, and then as many as leave a quarter of them free. */
+static bool may_join(struct tcache *tcache, uint64_t len)
+{
+	unsigned share = 0, looked = 0;
+
+	if (tcache->join_budget >= len)
+		return true;
+	for (; looked < SAMPLE; looked++) {
+		if (!tcache->sample)
+			tcache->sample = tcache->owned;
+		if (!tcache->sample)
+			return false;
+		share += free_share(tcache->sample);
+		tcache->sample = tcache->sample->owned_next;
+	}
+	share /= looked;
+	if (share <= 128)
+		return false;
+	tcache->join_budget = (tcache->owned_units << UNIT_SHIFT) * (share - 64) / 256;
+	return tcache->join_budget >= len;
+}
+
 /* A slab of class `of` from which an object of `n` slots for `class_no` can be made. */
 static void *take_from_class(struct tcache *tcache, unsigned class_no, unsigned of, unsigned n)
 {
@@ -102,6 +138,11 @@ static void *take_from_class(struct tcache *tcache, unsigned class_no, unsigned 
 void *join_take(struct tcache *tcache, unsigned class_no)
 {
 	struct unit *slab = tcache->source[class_no];
+
+	if (!may_join(tcache, size_classes[class_no].slot_size)) {
+		join_end(tcache, class_no);
+		return NULL;
+	}
 
 	if (slab) {
 		void *p = take_run(tcache, class_no, slab, slots_for(class_no, slab->class_no));

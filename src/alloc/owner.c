@@ -106,6 +106,8 @@ static void owned_remove(struct tcache *tcache, struct unit *slab)
 		tcache->owned = slab->owned_next;
 	if (slab->owned_next)
 		slab->owned_next->owned_prev = slab->owned_prev;
+	if (tcache->sample == slab)
+		tcache->sample = slab->owned_next;
 	slab->owned_next = slab->owned_prev = NULL;
 	tcache->owned_units -= slab->units;
 }
@@ -427,6 +429,7 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 				return NULL;
 			slab->alarm = ALARM_NEVER;
 			slab->no_run = 65;
+			slab_forget_joined(slab);
 			tcache->current[class_no] = slab;
 			window->word = PAIRS - 1; /* the next is the first */
 		}

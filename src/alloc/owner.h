@@ -66,6 +66,8 @@ struct tcache {
 	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
 	struct unit *kept;             /* empty ones */
 	uint64_t kept_units;           /* their units */
+	uint64_t join_budget;          /* bytes that may be made of joined slots without another look (join.c) */
+	struct unit *sample;           /* the next owned slab to look at for that */
 	struct unit *owned;            /* all slabs */
 	uint64_t owned_units;
 	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */

@@ -12,6 +12,19 @@ void slab_unjoin(struct unit *slab, unsigned w)
 		truth_store(joint, truth_load(joint) & truth_load(slab_pair(slab, w)));
 }
 
+void slab_forget_joined(struct unit *slab)
+{
+	if (!slab->has_joined)
+		return;
+	for (unsigned w = 0; w < slab->words; w++)
+		if (truth_load(slab_joint(slab, w)))
+			return;
+	store_relaxed(&slab->has_joined, 0u);
+	/* as in harvesting, so that no remote bit is missed */
+	store_seq(&slab->quick_owner, load_relaxed(&slab->owner));
+	slab_harvest(slab, slab_all_words(slab));
+}
+
 uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 {
 	uint64_t *pair = slab_pair(slab, w);

@@ -118,6 +118,9 @@ uint64_t slab_harvest_word(struct unit *slab, unsigned w);
 /* Word `w`: joint bits of free slots become 0. Requires ownership. */
 void slab_unjoin(struct unit *slab, unsigned w);
 
+/* If no slots are joined any more, frees may be quick again, once the owner has harvested. Requires ownership. */
+void slab_forget_joined(struct unit *slab);
+
 /* Harvest the words in `words` and update summary and empty. Requires ownership. */
 void slab_harvest(struct unit *slab, uint64_t words);
 
