@@ -1,10 +1,13 @@
 # fmalloc: malloc for memory-mapped files.
 #
-#   make                       the libraries, in build/
+#   make                       the libraries, in build/ (libfmalloc-preload.so: malloc for any program)
 #   make demo                  build and run the examples on real input
 #   make check                 all tests (installs what only the tests need, see tests/setup)
 #   make campaign              the same tests at their large sizes: hours
 #   make bars                  the figures that the README and docs promise, on this machine
+#   make bench                 measure against glibc, mimalloc, jemalloc, tcmalloc, libpmemobj, Boost.Interprocess and
+#                              memkind (see bench/setup), and write docs/performance.md: a quarter of an hour
+#   make bench BENCH="mixed larson" ROUNDS=5 MS=400    these alone, written to build/bench/performance.md
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -43,13 +46,19 @@ HOOK := $(SRC:src/%.c=$(B)/hook/%.o)
 A  := $(B)/libfmalloc.a
 SO := $(B)/libfmalloc.so
 
+# The malloc family for programs that know nothing of fmalloc. Its thread-local variables may be used where
+# an allocation by the dynamic linker would come back to it; all objects are aligned to 16 bytes. A sanitizer has a malloc of its own.
+PRELOAD_OBJ := $(SRC:src/%.c=$(B)/preload/core/%.o) $(patsubst preload/%.c,$(B)/preload/%.o,$(wildcard preload/*.c))
+PRELOAD_FLAGS := -fPIC -ftls-model=initial-exec -fno-builtin
+PRELOAD     := $(if $(SAN),,$(B)/libfmalloc-preload.so)
+
 TEST_C   := $(wildcard tests/*/*.c)
 TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
 
-.PHONY: all examples tests demo check campaign bars install clean
-all: $(A) $(SO)
+.PHONY: all examples tests demo check campaign bars bench install clean
+all: $(A) $(SO) $(PRELOAD)
 examples: $(EXAMPLES)
 tests: $(TESTS)
 
@@ -77,6 +86,18 @@ $(SO).$(SOVERSION): $(OBJ) src/fmalloc.map
 $(SO): $(SO).$(SOVERSION)
 	ln -sf libfmalloc.so.$(SOVERSION) $@
 
+$(B)/preload/core/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -DLEAST_ALIGNMENT=16u -c $< -o $@
+
+$(B)/preload/%.o: preload/%.c
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) $(PRELOAD_FLAGS) -Iinclude -c $< -o $@
+
+$(B)/libfmalloc-preload.so: $(PRELOAD_OBJ) preload/preload.map
+	$(CC) -shared $(CFLAGS) -pthread -Wl,-soname,libfmalloc-preload.so -Wl,-z,nodelete -Wl,-z,now \
+		-Wl,--version-script=preload/preload.map -o $@ $(PRELOAD_OBJ)
+
 $(B)/examples/%_cpp: examples/%.cpp $(A)
 	@mkdir -p $(@D)
 	$(CXX) $(CXX_FLAGS) -Iinclude $< $(A) -o $@
@@ -85,9 +106,45 @@ $(B)/examples/%: examples/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
 
-$(B)/bench/%: bench/%.c $(A)
+$(B)/bench/bars: bench/bars.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
+
+# A benchmark program is built once for each allocator that it is asked for (bench/support/heap.h). Compilers
+# know what malloc returns and drop pairs: not here.
+BENCH_FLAGS := $(C_FLAGS) -fno-builtin-malloc -fno-builtin-free -fno-builtin-realloc -Iinclude -Ibench/support
+
+$(B)/bench/support/%.o: bench/support/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BENCH_FLAGS) -c $< -o $@
+
+$(B)/bench/support/%.o: bench/support/%.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Wno-conversion -Wno-shadow -Ibench/support -c $< -o $@
+
+$(B)/bench/%-ours: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_OURS $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-target: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/ours.o $(SO)
+	$(CC) $(BENCH_FLAGS) -DHEAP_TARGET $(filter-out %.so,$^) -L$(B) -lfmalloc -Wl,-rpath,'$$ORIGIN/..' -o $@
+
+$(B)/bench/%-malloc: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/malloc.o
+	$(CC) $(BENCH_FLAGS) -DHEAP_MALLOC $^ -o $@
+
+$(B)/bench/%-pmemobj: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/pmemobj.o
+	$(CC) $(BENCH_FLAGS) $^ -lpmemobj -o $@
+
+$(B)/bench/%-memkind: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/memkind.o
+	$(CC) $(BENCH_FLAGS) $^ -lmemkind -o $@
+
+$(B)/bench/%-boost: bench/%.c $(B)/bench/support/bench.o $(B)/bench/support/boost.o
+	$(CC) $(BENCH_FLAGS) $^ -lstdc++ -o $@
+
+$(B)/bench/traverse_cpp.o: bench/traverse_cpp.cpp
+	@mkdir -p $(@D)
+	$(CXX) $(CXX_FLAGS) -Iinclude -Ibench/support -c $< -o $@
+
+$(B)/bench/traverse-ours: $(B)/bench/traverse_cpp.o
 
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
@@ -102,6 +159,11 @@ $(B)/tests/atomic/%: tests/atomic/%.c $(A)
 $(B)/tests/unit/%: tests/unit/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
+
+# They run with libfmalloc-preload.so, and call malloc where they say so.
+$(B)/tests/preload/%: tests/preload/%.c $(A) $(PRELOAD)
+	@mkdir -p $(@D)
+	$(CC) $(C_FLAGS) -fno-builtin -Iinclude -Itests/support $< $(A) -lcmocka -o $@
 
 $(B)/tests/%: tests/%.c $(A)
 	@mkdir -p $(@D)
@@ -119,6 +181,14 @@ bars: $(B)/bench/bars
 	@mkdir -p $(B)/bars-files
 	$(B)/bench/bars $(B)/bars-files $(BARS)
 
+# bench/run builds the programs that it runs.
+ROUNDS ?= 5
+MS ?= 400
+
+bench: all
+	bench/setup
+	bench/run --build $(B) --rounds $(ROUNDS) --ms $(MS) $(BENCH)
+
 check:
 	tests/setup
 	tests/run
@@ -130,15 +200,18 @@ campaign:
 		tests/run api atomic crash concurrency hostile kill lifecycle misuse model regress space unit
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3
+	install -d $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man3 \
+		$(DESTDIR)$(PREFIX)/share/man/man7
 	install -m 644 include/fmalloc.h include/fmalloc.hpp include/fmptr.hpp $(DESTDIR)$(PREFIX)/include
 	install -m 644 $(A) $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $(SO).$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(VERSION)
 	ln -sf libfmalloc.so.$(VERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so.$(SOVERSION)
 	ln -sf libfmalloc.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libfmalloc.so
+	install -m 755 $(B)/libfmalloc-preload.so $(DESTDIR)$(PREFIX)/lib
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' src/fmalloc.pc.in \
 		> $(DESTDIR)$(PREFIX)/lib/pkgconfig/fmalloc.pc
 	install -m 644 man/*.3 $(DESTDIR)$(PREFIX)/share/man/man3
+	install -m 644 man/*.7 $(DESTDIR)$(PREFIX)/share/man/man7
 
 clean:
 	rm -rf build

@@ -73,7 +73,10 @@ typedef struct fm_info fm_heap;
 
 #define FM_NO_EXIT_SYNC  0x1u /* fm_options.disable: no sync and clean mark at a normal exit */
 #define FM_NO_ATFORK     0x2u /* fm_options.disable: no fork handler (children keep the lock) */
-#define FM_NO_CHECKPOINT 0x4u /* fm_options.disable: no checkpoint thread; commits do its work */
+#define FM_NO_SYNC       0x4u /* fm_options.disable: never wait for the device, for heaps that need not outlive this boot
+                               * (temporary files): fm_sync does nothing, the heap is never marked clean, and is
+                               * EUCLEAN after a restart of the machine. EINVAL with FM_ATOMIC */
+#define FM_NO_CHECKPOINT 0x8u /* fm_options.disable: no checkpoint thread; commits do its work */
 
 struct fm_options {
 	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */
@@ -81,7 +84,9 @@ struct fm_options {
 	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
-	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_CHECKPOINT */
+	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_SYNC, FM_NO_CHECKPOINT */
+	int decay_ms;           /* free space loses its blocks after one to two times this; 0: 10 s; -1: not before
+	                           fm_trim or fm_close. Of an atomic heap: fm_close alone */
 	/* of atomic heaps */
 	unsigned sector;        /* bytes that a commit writes whole: 64, 512 or 4096; 0: 64. A device that may
 	                           garble a sector which it is writing at a power cut needs its sector size */
@@ -177,6 +182,8 @@ FM_API int fm_sync(fm_heap *heap);
  *                        This handle is poisoned: commit, begin and rollback fail with EIO; reading goes on
  *             EDEADLK    called between this thread's own fm_begin and fm_end
  *             ECANCELED  fm_abort() was called: fm_rollback() first
+ *             EBADF      the heap is not open; or the program has closed the library's descriptors: nothing more can be
+ *                        committed
  *             EPROTO     FM_DECLARED with FMALLOC_DEBUG=declared in the environment, which makes every commit compare
  *                        all pages: one was changed and not declared; fm_last_error() says which
  * Threads   any. A thread that holds a lock which another thread takes inside its section deadlocks.
@@ -226,6 +233,51 @@ FM_API int fm_will_write(fm_heap *heap, const void *addr, size_t len);
  * Threads   any; commits go on meanwhile, except for a bounded time.
  */
 FM_API int fm_snapshot(fm_heap *heap, const char *path);
+/* ---------------------------------------------------------------- fork */
+
+/* A forked child inherits the mapping: its stores reach the parent's file, and its calls fail with EPERM. With these
+ * three it gets memory of its own, as fork(2) gives of everything else:
+ *
+ *     int fd = open(dir, O_TMPFILE | O_RDWR, 0600);   // in the parent, before the fork
+ *     fm_copy_fd(heap, fd);
+ *     if (fork() == 0)
+ *             fm_child_reopen(heap, fd);              // same handle, same addresses, another file
+ *
+ * Copy the heap's bytes as they are now to the empty file `fd`, open for reading and writing: by reflink where
+ * source and copy are on one file system that can (XFS, btrfs), else what is not a hole. The copy has all its
+ * blocks, but those of a reflink are shared with the heap: there a store by either takes a new block, and on a
+ * full disk is a SIGBUS. Opened by fm_open() the copy is EUCLEAN, as every copy of a heap in use.
+ * Other threads may go on. What they allocate, free and store meanwhile is in the copy or not, page by page; the
+ * copy is a valid heap all the same.
+ *
+ * Atomic heaps have none of the three: ENOTSUP. Their memory is more than their file; fm_snapshot() copies one.
+ *
+ * Returns   0, or -1 with errno ENOSPC, EFBIG, EIO, EROFS (FM_RDONLY), EBADF (not an open heap), EPERM, ENOTSUP.
+ * Threads   any thread; allocations that need more than a free slot at hand wait.
+ * Cost      reading and writing what the heap has; a reflink writes back its dirty pages.
+ */
+FM_API int fm_copy_fd(fm_heap *heap, int fd);
+
+/* In a child of the process that has `heap` open: go on with the copy `fd` in its place. The handle, all
+ * addresses and the thread's target stay; the parent's file is not touched from here on. What the heap's calls
+ * know is made anew from the copy, as at opening; the lock is taken on it. `fd` stays the caller's.
+ *
+ * Returns   0, or -1 with errno EINVAL: this process opened the heap; EBADF: not an open heap; EILSEQ: no copy
+ *           of it; EBUSY: the copy is in use; ENOSPC; what open(2) and mmap(2) give. The heap's calls fail with
+ *           EPERM then as before; whether its memory is the parent's still or the copy's is not defined. ENOTSUP.
+ * Threads   in the thread that called fork, with no other thread in the child yet.
+ * Cost      independent of the heap's size, but one fallocate(2) of it.
+ */
+FM_API int fm_child_reopen(fm_heap *heap, int fd);
+
+/* In a child: the child's stores into the heap reach its own memory alone from here on. Pages which it has not
+ * stored into go on showing what the parent stores, and reading what the parent has cut off the file is a SIGBUS:
+ * good for a child that is about to exec, or whose parent ends. The heap's calls go on failing with EPERM, except
+ * fm_usable_size(), which tells of any object of the time of the fork.
+ *
+ * Returns   0, or -1 with errno as fm_child_reopen().   Threads  as fm_child_reopen().
+ */
+FM_API int fm_child_detach(fm_heap *heap);
 
 /* ---------------------------------------------------------------- allocating */
 
@@ -266,7 +318,8 @@ FM_API char *fm_strndup(fm_heap *heap, const char *s, size_t n);
 
 /* Free the object `p` of whichever heap it lies in. NULL is 0. What is no live object (freed already,
  * inside an object, foreign) changes nothing, is reported to the misuse handler, and is -1 with EINVAL.
- * EROFS, EPERM as fm_malloc. Contents stay as they are; nothing is written into freed memory.
+ * EROFS, EPERM as fm_malloc. errno stays as it is on success. Contents stay as they are; nothing is written into
+ * freed memory.
  *
  * Durable   live heap: at once against a killed process. Atomic heap: with the next fm_commit(). Unlink an
  *           object before freeing it.
@@ -280,6 +333,19 @@ FM_API size_t fm_usable_size(const void *p);
 
 /* The open heap in whose mapping `p` lies, or NULL. */
 FM_API fm_heap *fm_heap_of(const void *p);
+
+/* Give free space back to the file system: what the calling thread keeps in reserve, the file behind its last
+ * object, and blocks of free units of 64 KiB, until at most `keep_bytes` of free space have blocks. Without this call
+ * the heap does so by itself, late: see fm_options.decay_ms. What other threads keep in reserve stays: at most
+ * 1 MiB and a quarter of what each has.
+ *
+ * An atomic heap gives space back at fm_close() alone, since its last commit may use what is free now: 0.
+ *
+ * Returns   1 if something was given back, 0 if nothing was, -1 with errno EROFS, EBADF, EPERM.
+ * Threads   any thread; others wait while it lasts where they need more than a slot of their own.
+ * Cost      up to 400 us for each hole, and a look at every segment (4 MiB).
+ */
+FM_API int fm_trim(fm_heap *heap, size_t keep_bytes);
 
 /* ---------------------------------------------------------------- the thread's target */
 
@@ -404,7 +470,7 @@ FM_API int fm_root_each(fm_heap *heap,
 struct fm_statistics {
 	size_t size;            /* set by the caller to sizeof(struct fm_statistics) */
 	uint64_t file_size;     /* bytes, as in st_size */
-	uint64_t disk_size;     /* bytes, st_blocks * 512 */
+	uint64_t disk_size;     /* bytes, st_blocks * 512; 0: the program has closed the descriptor */
 	uint64_t max_size;      /* bytes that the file may grow to */
 	uint64_t address_space; /* bytes reserved */
 	uint64_t live_objects;

@@ -3,6 +3,7 @@
 
 #include "../base/status.h"
 #include "directory.h"
+#include "giveback.h"
 #include "large.h"
 #include "segment.h"
 
@@ -19,12 +20,12 @@ static int prepare_change(struct heap *heap)
 	return unlikely(load_relaxed(&heap->rests)) ? heap_wake(heap) : 0;
 }
 
-static void *alloc_slot(struct heap *heap, struct tcache *tcache, unsigned class_no)
+static void *alloc_slot(struct heap *heap, struct tcache *tcache, unsigned class_no, bool may_join)
 {
 	void *p;
 
 	if (likely(tcache != NULL))
-		return tcache_refill(tcache, class_no);
+		return tcache_refill(tcache, class_no, may_join);
 	/* a thread at its end, or no memory for its state */
 	heap_lock(heap);
 	p = slab_take_unowned(heap, class_no);
@@ -40,7 +41,7 @@ static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, s
 	if (size <= SMALL_MAX)
 		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
 	if (class_no != NO_CLASS)
-		return alloc_slot(heap, tcache, class_no);
+		return alloc_slot(heap, tcache, class_no, alignment <= 8);
 	heap_lock(heap);
 	p = large_alloc(heap, size, alignment, is_zero);
 	heap_unlock(heap);
@@ -59,11 +60,11 @@ void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
 	p = alloc_once(heap, tcache, size, alignment, is_zero);
 	if (likely(p != NULL))
 		return p;
-	if (!tcache || !tcache_release_empty(tcache)) {
-		errno = ENOMEM;
-		return NULL;
-	}
-	return alloc_once(heap, tcache, size, alignment, is_zero);
+	if (tcache && tcache_release_empty(tcache))
+		p = alloc_once(heap, tcache, size, alignment, is_zero);
+	if (!p)
+		errno = ENOMEM; /* giving space back may have changed it */
+	return p;
 }
 
 /* ---------------------------------------------------------------- from an address to its object */
@@ -123,9 +124,11 @@ bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 	slot = (off - start) / unit->slot_size;
 	if (slot >= unit->slots)
 		return false;
+	while (bit_is_set(slab_joined(unit, (unsigned)slot / 64), slot))
+		slot--;
 	object->slot = (uint32_t)slot;
 	object->off = start + slot * unit->slot_size;
-	object->len = unit->slot_size;
+	object->len = count_bits(slab_object_slots(unit, object->slot)) * (uint64_t)unit->slot_size;
 	object->is_live = slot_is_live(unit, object->slot);
 	return true;
 }
@@ -164,16 +167,13 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 static bool free_described(struct heap *heap, uint64_t off)
 {
 	struct unit *slab;
-	uint32_t slot;
 
 	if (off >= heap_size(heap))
 		return false;
 	slab = &heap->units[off >> UNIT_SHIFT];
 	slab -= load_relaxed(&slab->back);
-	if (load_acquire(&slab->owner) == 0) /* pairs with the release in slab_describe */
-		return false;
-	slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));
-	return slot != UINT32_MAX && slab_free_remote(heap, slab, slot) == 0;
+	/* the acquire pairs with the release in slab_describe */
+	return load_acquire(&slab->owner) != 0 && slab_free_at(heap, slab, off);
 }
 
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)
@@ -205,6 +205,29 @@ size_t alloc_usable_size(struct heap *heap, const void *p, enum fm_misuse_kind *
 	struct object object;
 
 	return find_live(heap, p, &object, misuse) ? object.len : 0;
+}
+
+/* ---------------------------------------------------------------- giving space back */
+
+int alloc_trim(struct heap *heap, uint64_t keep_len)
+{
+	struct tcache *tcache;
+	bool any = false;
+
+	if (prepare_change(heap))
+		return -1;
+	if (!giveback_may(heap))
+		return 0;
+	tcache = tcache_attach(heap);
+	if (tcache)
+		tcache_release_empty(tcache);
+	heap_lock(heap);
+	if (giveback_tail(heap))
+		any = true;
+	if (giveback_now(heap, keep_len, UNIT_SIZE))
+		any = true;
+	heap_unlock(heap);
+	return any;
 }
 
 /* ---------------------------------------------------------------- changing the size */

@@ -18,6 +18,9 @@ int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse);
 /* Usable size of the live object `p`, or 0 after fail() with *misuse set. */
 size_t alloc_usable_size(struct heap *heap, const void *p, enum fm_misuse_kind *misuse);
 
+/* Give free space back, but for `keep_len` bytes of it: 1 or 0, was there any; -1 after fail(). */
+int alloc_trim(struct heap *heap, uint64_t keep_len);
+
 /* Change the size of `p`. NULL after fail(); *misuse is set if that is why. */
 void *alloc_resize(struct heap *heap, void *p, size_t size, enum fm_misuse_kind *misuse);
 

@@ -5,6 +5,8 @@
 #include "owner.h"
 #include "segment.h"
 
+#include <errno.h>
+
 static void report(struct audit *audit, uint64_t off, uint64_t value, const char *text)
 {
 	struct fm_finding finding = {off, value, text};
@@ -207,6 +209,18 @@ static void audit_directory(struct audit *audit)
 
 /* ---------------------------------------------------------------- roots */
 
+/* Slots of word `w` that are joined to the one before, by the file: of the slab at unit `head` with head word `word`. */
+static uint64_t file_joined(const uint64_t *words, unsigned head, uint64_t segment_no, uint64_t word, uint64_t w)
+{
+	const uint64_t *pairs = words + head * (PAIRS_LEN / 8);
+	unsigned colour = pair_colour(segment_no, head);
+	uint64_t slots = (slab_word_units(word) << UNIT_SHIFT) / slab_word_slot_size(word);
+
+	if (slots > JOINT_WORDS * 64)
+		return 0;
+	return joined_slots(truth_load(&pairs[2 * (w ^ colour)]), truth_load(&pairs[2 * ((w + 32) ^ colour)]));
+}
+
 /* The object whose first byte is at `off`, by the file's words: its length, all of it in the file, or 0.
  * With `mend`, a free slot there is made live. */
 static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
@@ -215,7 +229,7 @@ static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 	uint64_t segment_no = off >> SEGMENT_SHIFT;
 	unsigned u = index_in_segment(off >> UNIT_SHIFT), head = u;
 	uint64_t *words, *pair;
-	uint64_t word, in_slab, slot, len;
+	uint64_t word, in_slab, slot, len, joined;
 
 	if (off % 8 || off >= heap->store.size || segment_no > directory_last(heap))
 		return 0;
@@ -243,6 +257,10 @@ static uint64_t object_len(struct audit *audit, uint64_t off, bool mend)
 		return 0;
 	pair = words + head * (PAIRS_LEN / 8) +
 	       2 * ((slot / 64) ^ pair_colour(segment_no, head));
+	joined = file_joined(words, head, segment_no, word, slot / 64);
+	if (bit_is_set(joined, slot))
+		return 0;
+	len *= 1 + count_bits(joined_to(UINT64_C(1) << slot % 64, joined));
 	if (!((truth_load(&pair[0]) & ~truth_load(&pair[1])) >> slot % 64 & 1)) {
 		if (!mend)
 			return 0;
@@ -263,19 +281,20 @@ static void audit_roots(struct audit *audit)
 	if (table_off == 0)
 		return;
 	len = object_len(audit, table_off, audit->mend);
-	table = (struct root_table_rec *)((uintptr_t)heap->store.base + table_off);
-	if (len < sizeof(*table) || (len - sizeof(*table)) / 8 < table->capacity) {
+	table = len < sizeof(*table) ? NULL : (struct root_table_rec *)(void *)(heap->store.base + table_off);
+	if (!table || (len - sizeof(*table)) / 8 < table->capacity) {
 		wrong(audit, &truth->root_table, 0, "root table that is no object");
 		return;
 	}
 	for (uint64_t i = 0; i < table->capacity; i++) {
 		uint64_t off = truth_load(&table->word[i]);
-		const struct root_rec *root = (const struct root_rec *)((uintptr_t)heap->store.base + off);
+		const struct root_rec *root;
 
 		if (off == 0)
 			continue;
 		len = object_len(audit, off, audit->mend);
-		if (len < sizeof(*root) || root->name_len == 0 || root->name_len > ROOT_NAME_MAX ||
+		root = len < sizeof(*root) ? NULL : (const struct root_rec *)(void *)(heap->store.base + off);
+		if (!root || root->name_len == 0 || root->name_len > ROOT_NAME_MAX ||
 		    offsetof(struct root_rec, name) + root->name_len > len)
 			wrong(audit, &table->word[i], 0, "root that is no object, or damaged");
 	}
@@ -287,9 +306,14 @@ static void audit_super(struct audit *audit)
 {
 	struct super super;
 	enum super_verdict verdict;
+	const struct store *store = &audit->heap->store;
+	int fd = store_borrow(store);
 
-	if (store_read_super(&audit->heap->store, &super, &verdict) || verdict != SUPER_OK || !super.both_valid)
+	if (fd == -EBADF)
+		return; /* the program has closed it: nothing to be seen */
+	if (store_read_super(&audit->heap->store, fd, &super, &verdict) || verdict != SUPER_OK || !super.both_valid)
 		report(audit, 0, verdict, "superblock of which not both copies are valid");
+	store_give_back(store, fd);
 }
 
 static void audit_truth_page(struct audit *audit)
@@ -369,11 +393,23 @@ static void audit_examined(struct audit *audit, uint64_t segment_no)
 		report(audit, segment_no << SEGMENT_SHIFT, free, "free units that disagree with the file");
 }
 
-/* S4 and S5 of a slab that `tcache` owns, and that its window has only free slots. */
+/* S4 to S6 of a slab that `tcache` owns, and that its window is of the slab. */
 static void audit_owned(struct audit *audit, const struct tcache *tcache, const struct unit *slab)
 {
 	const struct window *window = &tcache->window[slab->class_no];
-	bool is_current = tcache->current[slab->class_no] == slab;
+	bool is_current = tcache->current[slab->class_no] == slab, is_source = false;
+	uint64_t start = unit_no_of(audit->heap, slab) << UNIT_SHIFT;
+
+	for (unsigned c = 0; c < CLASSES; c++)
+		is_source = is_source || tcache->source[c] == slab;
+	if ((slab->alarm == ALARM_KEPT) != (!is_current && !is_source && slab->empty == slab_all_words(slab)))
+		report(audit, start, slab->alarm, "empty slab that is not kept, or one in use that is");
+	if ((is_current || is_source) != (slab->alarm == ALARM_NEVER) ||
+	    (!is_current && !is_source && !slab->summary) != (slab->alarm == ALARM_ALWAYS))
+		report(audit, start, slab->alarm, "alarm that disagrees with the slab's place");
+	if (is_current && ((const uint8_t *)tcache + window->live != (const uint8_t *)slab_pair(slab, window->word) ||
+	                   window->mask != slab_word_mask(slab, (unsigned)window->word)))
+		report(audit, start, window->word, "window that is not of its word");
 
 	for (unsigned w = 0; w < slab->words; w++) {
 		const uint64_t *pair = slab_pair(slab, w);
@@ -382,14 +418,9 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 		uint64_t off = (uint64_t)((const uint8_t *)pair - audit->heap->store.base);
 		bool in_window = is_current && w == window->word;
 
-		if (in_window) {
-			if (window->avail & ~free)
-				report(audit, off, window->avail, "window with a slot that is not free");
-			free &= ~window->avail;
-		} else if ((slab->empty >> w & 1) != (live == 0)) {
+		if (!is_current && !is_source && (slab->empty >> w & 1) != (live == 0))
 			report(audit, off, live, "emptiness of a word that disagrees with the file");
-		}
-		if (free ? !(slab->summary >> w & 1) : slab->summary >> w & 1 && !in_window)
+		if (!in_window && (slab->summary >> w & 1) != (free != 0))
 			report(audit, off, live, "summary of a word that disagrees with the file");
 	}
 }

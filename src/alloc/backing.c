@@ -7,10 +7,19 @@
 
 #include <errno.h>
 
-/* The file grows by an eighth of itself: few calls for a heap that grows on, little to trim for one that
- * does not. */
-#define GROWTH_SHARE 8
-#define GROWTH_MAX   (64 * MIB)
+/* The file grows by an eighth of itself while that is little, so that a small heap is not extended for each slab;
+ * then by a 32nd, so that what was not needed yet stays little beside what was. */
+#define GROWTH_SMALL_SHARE 8
+#define GROWTH_SMALL       (1 * MIB)
+#define GROWTH_SHARE       32
+#define GROWTH_MAX         (64 * MIB)
+
+static uint64_t growth_step(uint64_t size)
+{
+	uint64_t small = min_u64(size / GROWTH_SMALL_SHARE, GROWTH_SMALL);
+
+	return round_up(max_u64(small, min_u64(size / GROWTH_SHARE, GROWTH_MAX)), UNIT_SIZE);
+}
 
 /* Call `set` on each segment's part of [off, off + len), units rounded outwards. */
 static void for_units(struct heap *heap, uint64_t off, uint64_t len,
@@ -46,12 +55,14 @@ static void set_taken(struct segment *segment, uint64_t units, bool *all_zero)
 	if ((segment->zero & units) != units)
 		*all_zero = false;
 	segment->zero &= ~units;
+	segment->idle &= ~units;
 }
 
 static void set_punched(struct segment *segment, uint64_t units, bool *all_zero)
 {
 	(void)all_zero;
 	segment->backed &= ~units;
+	segment->idle &= ~units;
 	segment->zero |= units;
 }
 
@@ -63,11 +74,20 @@ bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
 	return all_zero;
 }
 
+int backing_punch(struct heap *heap, uint64_t off, uint64_t len)
+{
+	int r = store_punch(&heap->store, off, len);
+
+	if (!r)
+		for_units(heap, off, len, set_punched, NULL);
+	return r;
+}
+
 /* Let the file reach `end`. */
 static int extend(struct heap *heap, uint64_t end)
 {
 	uint64_t old = heap->store.size;
-	uint64_t step = min_u64(round_up(old / GROWTH_SHARE, UNIT_SIZE), GROWTH_MAX);
+	uint64_t step = growth_step(old);
 	uint64_t least = round_up(end, UNIT_SIZE);
 	uint64_t want = max_u64(least, min_u64(old + step, heap->store.max_size));
 	int r;
@@ -141,46 +161,8 @@ int cannot_grow(const struct heap *heap, int r)
 	if (r == -EFBIG)
 		return fail(ENOMEM, "the heap has reached its limit at %llu bytes",
 		            (unsigned long long)heap->store.size);
-	errno = -r; /* %m */
-	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %m", (unsigned long long)heap->store.size);
-}
-
-/* Free units of the segment of which this process knows that they are free, below the file's end. */
-static uint64_t known_free(const struct heap *heap, uint64_t segment_no)
-{
-	switch (segment_state(heap, segment_no)) {
-	case SEG_FREE:
-		return ~UINT64_C(0);
-	case SEG_EXAMINED:
-		return heap->segments[segment_no].free_units;
-	default:
-		return 0;
-	}
-}
-
-void backing_punch_free(struct heap *heap, uint64_t min_len)
-{
-	uint64_t end = heap->store.size >> UNIT_SHIFT;
-	uint64_t from = 0;
-
-	for (uint64_t unit = SEGMENT_UNITS; unit <= end; unit++) {
-		const struct segment *segment = &heap->segments[segment_of_unit(unit)];
-		/* an atomic heap that is closed has forgotten what it had backed, and a hole may be punched twice */
-		uint64_t backed = heap->store.is_atomic ? ~UINT64_C(0) : segment->backed;
-		bool can_go = unit < end && known_free(heap, segment_of_unit(unit)) & backed &
-		                                UINT64_C(1) << index_in_segment(unit);
-
-		if (can_go && !from)
-			from = unit;
-		if (can_go || !from)
-			continue;
-		if ((unit - from) << UNIT_SHIFT >= min_len) {
-			if (store_punch(&heap->store, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT))
-				return; /* the file system can't: blocks stay, which is no error */
-			for_units(heap, from << UNIT_SHIFT, (unit - from) << UNIT_SHIFT, set_punched, NULL);
-		}
-		from = 0;
-	}
+	return fail(ENOMEM, "the heap can't grow beyond %llu bytes: %s", (unsigned long long)heap->store.size,
+	            status_describe(-r));
 }
 
 uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)
@@ -209,30 +191,6 @@ uint64_t backing_used_end(struct heap *heap, uint64_t segment_no)
 			end = max_u64(end, start + ((u + n) << UNIT_SHIFT));
 	}
 	return end;
-}
-
-void backing_trim(struct heap *heap)
-{
-	uint64_t last, end;
-
-	directory_shrink(heap);
-	last = directory_last(heap);
-	while (last > 0 && segment_state(heap, last) == SEG_INTERIOR)
-		last--;
-	if (segment_state(heap, last) == SEG_DAMAGED)
-		return;
-	end = max_u64(round_up(backing_used_end(heap, last), UNIT_SIZE), HEAP_MIN_SIZE);
-	/* the journal of an atomic heap may have been cut, behind the heap's end */
-	if ((end < heap->store.size || heap->store.is_atomic) && store_truncate(&heap->store, end) == 0) {
-		uint64_t first = segment_of_unit(end >> UNIT_SHIFT);
-
-		for (uint64_t s = first; s < heap->covered; s++) {
-			uint64_t keep = s == first ? low_mask(index_in_segment(end >> UNIT_SHIFT)) : 0;
-
-			heap->segments[s].backed &= keep;
-			heap->segments[s].zero &= keep;
-		}
-	}
 }
 
 /* Back the metadata and the used units of a segment, by its words. Nothing of it is changed. 0 or -errno. */

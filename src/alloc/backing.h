@@ -18,11 +18,9 @@ int cannot_grow(const struct heap *heap, int r);
 /* The units of [off, off + len) are handed out. True if all of them read as zero. */
 bool backing_take(struct heap *heap, uint64_t off, uint64_t len);
 
-/* Give the blocks of free units back; less than `min_len` bytes together are kept. */
-void backing_punch_free(struct heap *heap, uint64_t min_len);
-
-/* Cut the file behind the last unit in use. */
-void backing_trim(struct heap *heap);
+/* Give the blocks of the free units [off, off + len) back. 0 or -errno: the file system can't, and nothing has
+ * changed. */
+int backing_punch(struct heap *heap, uint64_t off, uint64_t len);
 
 /* End of the last used unit of segment `segment_no` (which is in use), as offset; 0 if it is damaged. */
 uint64_t backing_used_end(struct heap *heap, uint64_t segment_no);

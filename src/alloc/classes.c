@@ -6,7 +6,6 @@
 #include <pthread.h>
 
 struct size_class size_classes[CLASSES];
-uint8_t class_table[TABLE_MAX / 8 + 1];
 
 /* At most this share of a slab's bytes may be too little for another slot. */
 #define TAIL_SHARE 32
@@ -53,8 +52,6 @@ static void fill(void)
 		class->units = (uint8_t)units_for(class->slot_size);
 		class->slots = (uint16_t)(class->units * UNIT_SIZE / class->slot_size);
 	}
-	for (unsigned i = 0; i <= TABLE_MAX / 8; i++)
-		class_table[i] = (uint8_t)class_of(i * 8);
 }
 
 void classes_init(void)

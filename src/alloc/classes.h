@@ -31,21 +31,22 @@ extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden
 /* Fill the table. Idempotent; called before the first heap opens. */
 void classes_init(void);
 
-/* Classes of sizes up to TABLE_MAX, by eighths. */
-#define TABLE_MAX 1024u
-extern uint8_t class_table[TABLE_MAX / 8 + 1] __attribute__((visibility("hidden")));
+/* What objects are aligned to at least; an embedder of the library may want 16 for all sizes. */
+#ifndef LEAST_ALIGNMENT
+#define LEAST_ALIGNMENT 8u
+#endif
 
-/* The same as class_of; size <= TABLE_MAX. */
-static inline unsigned class_by_table(size_t size)
+/* `size` in eighths that a slot must have. */
+static inline size_t class_eighths(size_t size)
 {
-	return class_table[(size + 7) / 8];
+	return (size + LEAST_ALIGNMENT - 1) / LEAST_ALIGNMENT * (LEAST_ALIGNMENT / 8);
 }
 
 /* The smallest class for `size` bytes; size <= SMALL_MAX. */
 static inline unsigned class_of(size_t size)
 {
 	if (size <= FINE_MAX) {
-		unsigned eighths = (unsigned)(size + 7) >> 3;
+		unsigned eighths = (unsigned)class_eighths(size);
 
 		return eighths < 2 ? 0 : eighths - 2;
 	} else {

@@ -8,53 +8,40 @@
 
 #include "owner.h"
 
-/* The thread's window of `class_no`, if it has a slot; else NULL. */
-static inline struct window *fast_window(struct tcache *tcache, unsigned class_no)
+/* Take a slot of the thread's window of `class_no` for *p; false if it has none. */
+static forced_inline bool fast_take(struct tcache *tcache, unsigned class_no, void **p)
 {
-	struct window *window = &tcache->window[class_no];
-
-	return likely(window->avail != 0) ? window : NULL;
+	return window_take(tcache, &tcache->window[class_no], p);
 }
 
-/* Free the slot at `off` of `slab`'s heap if the thread owns the slab and all is well; else false, and
- * nothing has changed. Keeps S1, S4, S5. */
-static inline __attribute__((always_inline)) bool fast_free_in(struct tcache *tcache, struct unit *slab,
-                                                               uint64_t off)
+/* The same by the size; size <= TABLE_MAX. */
+static forced_inline bool fast_take_by_table(struct tcache *tcache, size_t size, void **p)
 {
+	return window_take(tcache, (struct window *)((uintptr_t)tcache + tcache->window_at[(size + 7) / 8]), p);
+}
+
+/* Free the slot at `p` if it lies in the first unit of a slab of the cache's thread, in which no other thread has freed
+ * something since. Else false, and nothing has changed. Keeps S1, S4, S5. */
+static forced_inline bool fast_free(struct tcache *tcache, const void *p)
+{
+	uint64_t unit_no = ((uintptr_t)p - (uintptr_t)tcache->base) >> UNIT_SHIFT;
+	struct unit *slab = &tcache->units[unit_no];
 	uint64_t *pair;
-	uint64_t live;
-	uint32_t slot;
-	unsigned w;
+	uint64_t live, slot;
 
-	if (unlikely(load_relaxed(&slab->owner) != tcache->id))
+	if (unlikely(unit_no >= tcache->units_len || load_relaxed(&slab->quick_owner) != tcache->id))
 		return false;
-	if (unlikely(!slab_divide(slab, off - slab->start, &slot)))
+	if (unlikely(!slab_divide(slab, (uint16_t)(uintptr_t)p, &slot)))
 		return false;
-	w = slot / 64;
-	pair = slab_pair(slab, w);
-	live = truth_load(&pair[0]);
-	if (unlikely(!((live & ~truth_load(&pair[1])) >> slot % 64 & 1)))
+	pair = slab_pair(slab, slot / 64);
+	live = truth_load(pair);
+	if (unlikely(!take_bit(&live, slot)))
 		return false;
-	live &= ~(UINT64_C(1) << slot % 64);
-	truth_store_own(&pair[0], live);
-	slab->summary |= UINT64_C(1) << w;
-	if (unlikely(live == 0 || !slab->is_listed))
-		tcache_slot_freed(tcache, slab, w, live);
+	truth_store_own(pair, live);
+	/* the summary mostly has the bit: looking is a store less for the next free to wait for */
+	if (unlikely(!bit_is_set(slab->summary, slot / 64) || live < slab->alarm))
+		tcache_slot_freed(tcache, slab, (unsigned)slot / 64, live);
 	return true;
-}
-
-/* The same by the offset alone, below tcache->size. In a unit behind the first of its slab the descriptor has no
- * owner: false too, for fast_free_behind. */
-static inline __attribute__((always_inline)) bool fast_free(struct tcache *tcache, uint64_t off)
-{
-	return fast_free_in(tcache, &tcache->units[off >> UNIT_SHIFT], off);
-}
-
-static inline bool fast_free_behind(struct tcache *tcache, uint64_t off)
-{
-	struct unit *unit = &tcache->units[off >> UNIT_SHIFT];
-
-	return fast_free_in(tcache, unit - load_relaxed(&unit->back), off);
 }
 
 #endif

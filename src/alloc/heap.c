@@ -6,6 +6,7 @@
 #include "backing.h"
 #include "commit.h"
 #include "directory.h"
+#include "giveback.h"
 #include "owner.h"
 #include "recover.h"
 #include "segment.h"
@@ -236,8 +237,8 @@ static int close_atomic(struct heap *heap)
 		directory_scan(heap);
 		if (journal_shrink(&atomic->journal, used_end(heap)) == 0)
 			store_reserve_journal(&heap->store);
-		backing_trim(heap);
-		backing_punch_free(heap, PUNCH_AT_LEAST);
+		giveback_tail(heap);
+		giveback_now(heap, 0, PUNCH_AT_LEAST);
 	}
 	if (!finished) {
 		finished = atomic_mark_clean(atomic);
@@ -260,8 +261,8 @@ static int close_live(struct heap *heap)
 	heap_lock(heap);
 	tcache_leave_all(heap);
 	if (heap_may_write(heap)) {
-		backing_trim(heap);
-		backing_punch_free(heap, PUNCH_AT_LEAST);
+		giveback_tail(heap);
+		giveback_now(heap, 0, PUNCH_AT_LEAST);
 		segment_note_full(heap);
 	}
 	store_release(&heap->is_open, 0);
@@ -300,7 +301,7 @@ int heap_rest(struct heap *heap)
 		return 0;
 	}
 	tcache_leave_all(heap);
-	backing_trim(heap);
+	giveback_tail(heap);
 	segment_note_full(heap);
 	r = store_mark_clean(&heap->store);
 	if (!r)
@@ -329,4 +330,47 @@ int heap_wake(struct heap *heap)
 	}
 	heap_unlock(heap);
 	return r;
+}
+
+/* ---------------------------------------------------------------- in a forked child */
+
+/* Other threads of the parent may have held them. */
+static void renew_locks(struct heap *heap)
+{
+	pthread_mutex_init(&heap->lock, NULL);
+	pthread_mutex_init(&heap->roots_lock, NULL);
+}
+
+/* Caches were wiped by the fork; descriptors and lists may have been caught in the middle of a change. */
+static void forget_derived(struct heap *heap)
+{
+	free_tables(heap);
+	heap->is_scanned = heap->rests = false;
+	heap->covered = heap->free_hint = heap->examine_cursor = heap->buckets_used = 0;
+	memset(heap->directory_segment, 0, sizeof(heap->directory_segment));
+	memset(heap->bucket, 0, sizeof(heap->bucket));
+	memset(heap->unowned, 0, sizeof(heap->unowned));
+	heap->caches = NULL;
+}
+
+int heap_reopen(struct heap *heap, int fd)
+{
+	if (store_reopen(&heap->store, fd))
+		return -1;
+	renew_locks(heap);
+	forget_derived(heap);
+	if (make_tables(heap) || directory_open(heap) || check_length(heap) || store_mark_dirty(&heap->store))
+		return -1;
+	heap->pub.fd = heap->store.fd;
+	return 0;
+}
+
+int heap_detach(struct heap *heap)
+{
+	if (store_detach(&heap->store))
+		return -1;
+	renew_locks(heap);
+	heap->pub.fd = -1;
+	heap->is_detached = true;
+	return 0;
 }

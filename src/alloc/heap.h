@@ -6,8 +6,8 @@
  *   truth       what the file says about which objects exist (store/format.h)
  *   slab        one or more units cut into slots of one size
  *   run, huge   a large object of units; of whole segments
- *   window      the free slots of one live word that a thread is handing out
- *   summary     of a slab: which of its words have free slots outside a window
+ *   window      the live word whose free slots a thread is handing out
+ *   summary     of a slab: which of its words have free slots
  *   owner       the thread cache that may change a slab's live words; OWNER_NONE: whoever holds the lock
  *   examined    a segment whose metadata was validated and copied to descriptors; done when first needed
  *   backed      a unit for which this process knows that a store can't fail for lack of space
@@ -43,28 +43,35 @@ enum unit_state {
 /* Descriptor of a unit. For the units of a slab or run behind the first only `back` counts. */
 struct unit {
 	/* what freeing reads */
-	_Alignas(64) uint64_t owner; /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
-	uint64_t *pairs;     /* the unit's 64 pairs of live and remote words in the file */
-	uint64_t reciprocal; /* ceil(2^64 / slot_size): slot number by multiplication */
+	_Alignas(64) uint64_t quick_owner; /* atomic: `owner`, if its thread may free by the fast path (owner.h) */
+	uint64_t reciprocal; /* ceil(2^32 / slot_size): slot number by multiplication, in the slab's first unit */
+	uint32_t remainders; /* its low half: products below it have no remainder */
 	uint32_t slot_size;  /* bytes */
+	uint64_t *pair_0;    /* live word of slots 0..63 in the file; the 64 pairs are found from it (slab_pair) */
 	uint16_t slots;
 	uint8_t class_no;    /* or NO_CLASS: frees only */
 	uint8_t back;        /* atomic: units back to the first one of the slab or run */
-	uint64_t summary;
-	uint64_t empty;      /* words without a live slot outside a window; all set: the slab is free */
-	uint32_t colour;     /* distance of pair 0 from `pairs`, in bytes */
 	uint8_t words;       /* live words in use */
 	uint8_t state;       /* enum unit_state */
 	uint8_t units;       /* of a slab or run */
-	uint8_t is_listed;   /* in a partial or unowned list, or current in a window */
-	uint64_t start;      /* of a slab: offset of its first byte */
+	uint8_t unused;
+	uint64_t summary;
+	uint64_t alarm;      /* a free that leaves its live word below this is an event (slab.h) */
+	uint64_t owner;      /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
 	/* the rest */
-	uint64_t pages;      /* length of a run or huge object in LENGTH_PAGE */
+	uint64_t empty;      /* words without a live slot; all set: the slab is free */
+	union {
+		uint64_t pages;              /* length of a run or huge object in LENGTH_PAGE */
+		struct {
+			uint32_t has_joined; /* atomic: of a slab: slots may be joined; then frees are not quick */
+			uint32_t no_run;     /* it had no free run of so many slots when last looked at; or more than 64 */
+		};
+	};
 	uint64_t pending;    /* atomic: words in which another thread freed something */
-	struct unit *inbox_next;
+	uint32_t inbox_next; /* unit number + 1, 0: none */
+	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */
 	struct unit *next, *prev;             /* partial list of the owner, or unowned list of the heap */
 	struct unit *owned_next, *owned_prev; /* all slabs of the owner */
-	uint32_t queued;     /* atomic: is in its owner's inbox, or about to be */
 };
 
 static_assert(sizeof(struct unit) == 128, "descriptors are found by a shift");
@@ -85,6 +92,7 @@ struct segment {
 	uint64_t free_units; /* one bit a unit */
 	uint64_t backed;
 	uint64_t zero;       /* units that this process added to the file and never handed out */
+	uint64_t idle;       /* free and backed units that were so at the last look (giveback.h) */
 	uint32_t next, prev; /* in the bucket of its longest free run; segment number + 1, 0: none */
 	uint8_t state;       /* enum segment_state */
 	uint8_t bucket;      /* longest free run, 0: in no bucket */
@@ -102,6 +110,7 @@ struct heap {
 	uint32_t disable;           /* FM_NO_EXIT_SYNC, FM_NO_ATFORK */
 	bool read_only;
 	bool is_scanned;            /* directory_scan() was done */
+	bool is_detached;           /* in a child: the mapping is private, the heap is for reading */
 	bool rests;                 /* atomic: marked clean at exit; the next call marks it dirty again */
 	const uint64_t *alive;      /* 1 in the process that opened it, 0 in its children */
 	struct store store;
@@ -117,6 +126,9 @@ struct heap {
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
+	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
+	uint32_t releases;          /* of units, since opening */
+	uint64_t looked_ms;         /* when `idle` was set */
 	struct unit *unowned[CLASSES]; /* slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
 	struct gate gate;           /* of an atomic heap */
@@ -172,6 +184,13 @@ void heap_unlock(struct heap *heap);
 /* ---- heap.c: opening and closing. 0, or -1 after fail(). */
 int heap_open(struct heap *heap, const struct store_request *request, const uint64_t *alive);
 int heap_close(struct heap *heap);
+
+/* In a child of the process that opened the heap: go on with the copy `fd`; all that is derived is made anew. The
+ * heap is usable when the caller sets *heap->alive. */
+int heap_reopen(struct heap *heap, int fd);
+
+/* In a child: the mapping becomes private, and the heap is for looking only. */
+int heap_detach(struct heap *heap);
 
 /* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). Does nothing if a lock
  * is held. */

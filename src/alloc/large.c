@@ -4,6 +4,7 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
+#include "giveback.h"
 #include "segment.h"
 
 #include <errno.h>
@@ -103,6 +104,7 @@ static void release_segments(struct heap *heap, uint64_t first, uint64_t n)
 		heap->units[s * SEGMENT_UNITS].state = UNIT_UNKNOWN;
 	}
 	heap->free_hint = min_u64(heap->free_hint, first);
+	giveback_note(heap);
 }
 
 static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)

@@ -2,7 +2,10 @@
 #include "owner.h"
 
 #include "commit.h"
+#include "join.h"
+#include "lists.h"
 #include "pool.h"
+#include "segment.h"
 
 #include <string.h>
 
@@ -15,7 +18,9 @@ static struct thread thread_left; /* of one whose key destructor has run */
 __thread struct thread *thread_current __attribute__((tls_model("initial-exec"))) = &thread_none;
 
 struct tcache tcache_none;
+
 __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"))) = &tcache_none;
+__thread struct tcache *thread_recent __attribute__((tls_model("initial-exec"))) = &tcache_none;
 
 /* Held while a cache joins or leaves a heap, and while a heap is closed: a thread at its end and a closing heap
  * meet here. Taken before heap->lock. */
@@ -25,103 +30,23 @@ static pthread_once_t key_once = PTHREAD_ONCE_INIT;
 static pthread_key_t key;
 static bool has_key;
 
-/* ---------------------------------------------------------------- lists of an owner */
-
-/* At the end: by the time its turn comes, a slab that was full has more than one free slot. */
-static void partial_push(struct tcache *tcache, struct unit *slab)
-{
-	struct unit *last = tcache->partial_last[slab->class_no];
-
-	slab->is_listed = 1;
-	slab->next = NULL;
-	slab->prev = last;
-	if (last)
-		last->next = slab;
-	else
-		tcache->partial[slab->class_no] = slab;
-	tcache->partial_last[slab->class_no] = slab;
-}
-
-static void partial_remove(struct tcache *tcache, struct unit *slab)
-{
-	if (slab->prev)
-		slab->prev->next = slab->next;
-	else
-		tcache->partial[slab->class_no] = slab->next;
-	if (slab->next)
-		slab->next->prev = slab->prev;
-	else
-		tcache->partial_last[slab->class_no] = slab->prev;
-	slab->next = slab->prev = NULL;
-	slab->is_listed = 0;
-}
-
-static void owned_push(struct tcache *tcache, struct unit *slab)
-{
-	slab->owned_prev = NULL;
-	slab->owned_next = tcache->owned;
-	if (tcache->owned)
-		tcache->owned->owned_prev = slab;
-	tcache->owned = slab;
-}
-
-static void owned_remove(struct tcache *tcache, struct unit *slab)
-{
-	if (slab->owned_prev)
-		slab->owned_prev->owned_next = slab->owned_next;
-	else
-		tcache->owned = slab->owned_next;
-	if (slab->owned_next)
-		slab->owned_next->owned_prev = slab->owned_prev;
-	slab->owned_next = slab->owned_prev = NULL;
-}
-
-static void release(struct tcache *tcache, struct unit *slab)
-{
-	struct heap *heap = tcache->heap;
-
-	owned_remove(tcache, slab);
-	heap_lock(heap);
-	slab_release(heap, slab);
-	heap_unlock(heap);
-}
-
-/* The slab has got free slots, or an empty word: list it if it was full, keep or release it if it is empty. */
-static void slab_changed(struct tcache *tcache, struct unit *slab)
-{
-	struct unit **spare = &tcache->spare[slab->class_no];
-
-	if (tcache->current[slab->class_no] == slab)
-		return;
-	if (slab->empty != slab_all_words(slab)) {
-		if (!slab->is_listed)
-			partial_push(tcache, slab);
-		return;
-	}
-	if (!*spare)
-		*spare = slab;
-	if (*spare == slab) {
-		/* kept: the next refill would only make one again */
-		if (!slab->is_listed)
-			partial_push(tcache, slab);
-		return;
-	}
-	if (slab->is_listed)
-		partial_remove(tcache, slab);
-	release(tcache, slab);
-}
-
-void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live)
-{
-	if (live == 0)
-		slab->empty |= UINT64_C(1) << w;
-	if (live == 0 || !slab->is_listed)
-		slab_changed(tcache, slab);
-}
-
 /* ---------------------------------------------------------------- remote frees */
 
-static bool inbox_push(uint64_t owner, struct unit *slab)
+/* What stands in a slab's inbox_next for the head of an inbox. */
+static uint32_t inbox_number(const struct heap *heap, uint64_t head)
+{
+	const struct unit *slab = (const struct unit *)(uintptr_t)(head & ADDRESS_MASK);
+
+	return slab ? (uint32_t)unit_no_of(heap, slab) + 1 : 0;
+}
+
+/* The slab behind `slab` in an inbox, or NULL. */
+static struct unit *inbox_next(const struct heap *heap, const struct unit *slab)
+{
+	return slab->inbox_next ? &heap->units[slab->inbox_next - 1] : NULL;
+}
+
+static bool inbox_push(const struct heap *heap, uint64_t owner, struct unit *slab)
 {
 	struct tcache *tcache = (struct tcache *)(uintptr_t)(owner & ADDRESS_MASK);
 	uint64_t head = load_seq(&tcache->inbox);
@@ -129,7 +54,7 @@ static bool inbox_push(uint64_t owner, struct unit *slab)
 	do {
 		if (head >> GENERATION_SHIFT != owner >> GENERATION_SHIFT)
 			return false;
-		slab->inbox_next = (struct unit *)(uintptr_t)(head & ADDRESS_MASK);
+		slab->inbox_next = inbox_number(heap, head);
 	} while (!compare_exchange_seq(&tcache->inbox, &head,
 	                               (owner & ~ADDRESS_MASK) | (uint64_t)(uintptr_t)slab));
 	return true;
@@ -159,7 +84,7 @@ static void notify_owner(struct heap *heap, struct unit *slab)
 			fetch_or_seq(&slab->pending, ~UINT64_C(0));
 			if (exchange_seq(&slab->queued, 1))
 				return;
-		} else if (inbox_push(owner, slab)) {
+		} else if (inbox_push(heap, owner, slab)) {
 			return;
 		}
 	}
@@ -171,8 +96,10 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	uint64_t bit = UINT64_C(1) << slot % 64;
 	uint64_t *pair = slab_pair(slab, w);
 
-	if (!(truth_load(&pair[0]) & bit) || truth_set_bits(&pair[1], bit) & bit)
+	if (!(truth_load(&pair[0]) & ~slab_joined(slab, w) & bit) || truth_set_bits(&pair[1], bit) & bit)
 		return -1;
+	if (load_seq(&slab->quick_owner) != OWNER_NONE)
+		store_seq(&slab->quick_owner, OWNER_NONE);
 	if (load_seq(&slab->pending) & UINT64_C(1) << w)
 		return 0;
 	if (fetch_or_seq(&slab->pending, UINT64_C(1) << w))
@@ -182,28 +109,35 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	return 0;
 }
 
+bool slab_free_at(struct heap *heap, struct unit *slab, uint64_t off)
+{
+	uint32_t slot = slab_slot_at(slab, off - (unit_no_of(heap, slab) << UNIT_SHIFT));
+
+	return slot != UINT32_MAX && slab_free_remote(heap, slab, slot) == 0;
+}
+
 /* Take back what other threads freed in `slab`. */
 static void harvest_own(struct tcache *tcache, struct unit *slab)
 {
 	uint64_t words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
 
+	if (!slab->has_joined)
+		store_seq(&slab->quick_owner, tcache->id);
 	slab_harvest(slab, words);
-	if (slab->summary && (!slab->is_listed || slab->empty == slab_all_words(slab)))
+	if (slab->summary && (slab->alarm == ALARM_ALWAYS || slab->empty == slab_all_words(slab)))
 		slab_changed(tcache, slab);
 }
 
 static void inbox_drain(struct tcache *tcache)
 {
 	uint64_t generation = tcache->id & ~ADDRESS_MASK;
-	uint64_t head;
+	struct unit *slab, *next;
 
 	if (load_seq(&tcache->inbox) == generation)
 		return;
-	head = exchange_seq(&tcache->inbox, generation) & ADDRESS_MASK;
-	while (head) {
-		struct unit *slab = (struct unit *)(uintptr_t)head;
-
-		head = (uint64_t)(uintptr_t)slab->inbox_next;
+	slab = (struct unit *)(uintptr_t)(exchange_seq(&tcache->inbox, generation) & ADDRESS_MASK);
+	for (; slab; slab = next) {
+		next = inbox_next(tcache->heap, slab);
 		store_seq(&slab->queued, 0);
 		/* a slab that was released and made again by somebody else since: its frees are theirs */
 		if (load_seq(&slab->owner) == tcache->id)
@@ -215,6 +149,33 @@ static void inbox_drain(struct tcache *tcache)
 
 /* ---------------------------------------------------------------- allocating behind the window */
 
+static void release_kept(struct tcache *tcache)
+{
+	while (tcache->kept) {
+		struct unit *slab = tcache->kept;
+
+		tcache->kept = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		owned_remove(tcache, slab);
+		slab_release(tcache->heap, slab);
+	}
+	tcache->kept_units = 0;
+}
+
+/* Is there a slab to adopt, or one to make of units that were used before? */
+static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	bool can;
+
+	heap_lock(heap);
+	release_kept(tcache);
+	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
+	heap_unlock(heap);
+	return can;
+}
+
 static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 {
 	struct heap *heap = tcache->heap;
@@ -223,11 +184,12 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	heap_lock(heap);
 	slab = slab_adopt(heap, class_no, tcache->id);
 	if (!slab) {
+		release_kept(tcache);
 		slab = slab_make(heap, class_no, tcache->id);
 		/* trying may have examined segments with slabs of this class: use those first */
 		if (heap->unowned[class_no]) {
 			if (slab) {
-				store_seq(&slab->owner, OWNER_NONE);
+				slab_set_owner(slab, OWNER_NONE);
 				slab_settle(heap, slab);
 			}
 			slab = slab_adopt(heap, class_no, tcache->id);
@@ -235,28 +197,34 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	}
 	if (slab)
 		owned_push(tcache, slab);
-	tcache->size = heap_size(heap);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	heap_unlock(heap);
 	return slab;
 }
 
-static void window_load(struct tcache *tcache, struct unit *slab)
+/* Let the window have the next word of `slab` with free slots: in turn, so that each has gathered some. */
+static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
 {
-	struct window *window = &tcache->window[slab->class_no];
-	unsigned w = lowest_bit(slab->summary);
+	uint64_t behind = slab->summary & ~low_mask((unsigned)window->word + 1);
+	unsigned w = lowest_bit(behind ? behind : slab->summary);
 	uint64_t *pair = slab_pair(slab, w);
-	uint64_t live = slab_harvest_word(slab, w);
 
-	/* S5 for the word that leaves the window: it may have been 0 for a while in there */
-	if (window->live && truth_load(window->live))
-		slab->empty &= ~(UINT64_C(1) << window->word);
-	slab->summary &= ~(UINT64_C(1) << w);
-	slab->empty &= ~(UINT64_C(1) << w);
-	window->live = &pair[0];
+	if (unlikely(truth_load(&pair[1]) != 0))
+		slab_harvest_word(slab, w);
+	window->live = (intptr_t)pair - (intptr_t)tcache;
+	window->mask = slab_word_mask(slab, w);
 	window->word = w;
 	window->slot_size = slab->slot_size;
-	window->base = unit_address(tcache->heap, slab) + (size_t)w * 64 * slab->slot_size;
-	window->avail = ~live & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+	window->base = tcache->base + ((uint64_t)(slab - tcache->units) << UNIT_SHIFT) +
+	               (uint64_t)w * 64 * slab->slot_size;
+}
+
+/* The window's word is full, whatever was freed there since it was loaded: take note of it. True if the slab has
+ * another one with free slots. */
+static bool has_next_word(struct unit *slab, const struct window *window)
+{
+	slab->summary &= ~(UINT64_C(1) << window->word);
+	return slab->summary != 0;
 }
 
 static void window_clear(struct tcache *tcache, unsigned class_no)
@@ -265,78 +233,94 @@ static void window_clear(struct tcache *tcache, unsigned class_no)
 	tcache->current[class_no] = NULL;
 }
 
-void *tcache_next_word(struct tcache *tcache, unsigned class_no)
+/* The cache's next slab with free slots, or NULL. */
+static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
+{
+	struct unit *slab = tcache_next_partial(tcache, class_no);
+
+	return slab ? slab : kept_take(tcache, class_no);
+}
+
+void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 {
 	struct window *window = &tcache->window[class_no];
 	struct unit *slab = tcache->current[class_no];
+	void *p;
 
-	if (!slab || !slab->summary || load_relaxed(&tcache->inbox) & ADDRESS_MASK)
-		return NULL;
-	window_load(tcache, slab);
-	return window->avail ? window_take(window) : NULL;
-}
-
-void *tcache_refill(struct tcache *tcache, unsigned class_no)
-{
-	struct window *window = &tcache->window[class_no];
-
-	inbox_drain(tcache);
-	while (!window->avail) {
-		struct unit *slab = tcache->current[class_no];
-
-		if (slab && !slab->summary) {
-			slab->is_listed = 0;
+	if (unlikely(load_relaxed(&tcache->inbox) & ADDRESS_MASK))
+		inbox_drain(tcache);
+	while (!window_take(tcache, window, &p)) {
+		if (slab && !has_next_word(slab, window)) {
+			slab->empty = 0;
+			slab->alarm = ALARM_ALWAYS;
 			window_clear(tcache, class_no);
 			slab = NULL;
 		}
 		if (!slab) {
-			slab = tcache->partial[class_no];
-			if (slab)
-				partial_remove(tcache, slab);
-			else if (!(slab = acquire(tcache, class_no)))
+			slab = next_slab(tcache, class_no);
+			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
+				p = join_take(tcache, class_no);
+				if (p)
+					return p;
+			}
+			if (!slab && !(slab = acquire(tcache, class_no)))
 				return NULL;
-			if (tcache->spare[class_no] == slab)
-				tcache->spare[class_no] = NULL;
-			slab->is_listed = 1;
+			slab->alarm = ALARM_NEVER;
+			slab->no_run = 65;
+			slab_forget_joined(slab);
 			tcache->current[class_no] = slab;
+			window->word = PAIRS - 1; /* the next is the first */
 		}
-		window_load(tcache, slab);
+		window_load(tcache, window, slab);
 	}
-	return window_take(window);
+	return p;
+}
+
+bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p)
+{
+	struct window *window = &tcache->window[class_no];
+	struct unit *slab = tcache->current[class_no];
+
+	if (!slab || load_relaxed(&tcache->inbox) & ADDRESS_MASK || !has_next_word(slab, window))
+		return false;
+	window_load(tcache, window, slab);
+	return window_take(tcache, window, p);
 }
 
 /* The slab is in the window and nothing in it is allocated. */
 static bool is_current_empty(const struct tcache *tcache, unsigned class_no)
 {
 	const struct unit *slab = tcache->current[class_no];
-	const struct window *window = &tcache->window[class_no];
 
-	return slab && truth_load(window->live) == 0 &&
-	       (slab->empty | UINT64_C(1) << window->word) == slab_all_words(slab);
+	for (unsigned w = 0; slab && w < slab->words; w++)
+		if (truth_load(slab_pair(slab, w)))
+			return false;
+	return slab;
 }
 
 bool tcache_release_empty(struct tcache *tcache)
 {
-	bool any = false;
+	struct heap *heap = tcache->heap;
+	bool any;
 
 	inbox_drain(tcache);
+	for (unsigned c = 0; c < CLASSES; c++)
+		join_end(tcache, c);
+	any = tcache->kept;
+	heap_lock(heap);
+	release_kept(tcache);
 	for (unsigned c = 0; c < CLASSES; c++) {
-		struct unit *slab = tcache->spare[c];
+		struct unit *slab = tcache->current[c];
 
-		if (slab) {
-			partial_remove(tcache, slab);
-			release(tcache, slab);
-			tcache->spare[c] = NULL;
-			any = true;
-		}
-		if (is_current_empty(tcache, c)) {
-			slab = tcache->current[c];
-			slab->is_listed = 0;
-			window_clear(tcache, c);
-			release(tcache, slab);
-			any = true;
-		}
+		if (!is_current_empty(tcache, c))
+			continue;
+		slab->alarm = ALARM_ALWAYS;
+		window_clear(tcache, c);
+		owned_remove(tcache, slab);
+		slab_release(heap, slab);
+		any = true;
 	}
+	heap_unlock(heap);
 	return any;
 }
 
@@ -375,7 +359,7 @@ static void thread_exit(void *arg)
 	}
 	pthread_mutex_unlock(&membership);
 	thread_current = &thread_left;
-	thread_target = &tcache_none;
+	thread_target = thread_recent = &tcache_none;
 	pool_put_thread(thread);
 }
 
@@ -427,8 +411,10 @@ struct tcache *tcache_attach(struct heap *heap)
 	tcache->heap = heap;
 	tcache->thread = thread;
 	tcache->base = heap->store.base;
-	tcache->size = heap_size(heap);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	tcache->units = heap->units;
+	for (unsigned i = 0; i <= TABLE_MAX / 8; i++)
+		tcache->window_at[i] = (uint16_t)(offsetof(struct tcache, window) + class_of(i * 8) * sizeof(struct window));
 	tcache->heap_prev = NULL;
 	tcache->heap_next = heap->caches;
 	if (heap->caches)
@@ -450,7 +436,7 @@ static void pass_on(struct heap *heap, struct unit *slab)
 	if (owner == OWNER_NONE)
 		slab_collect(heap, slab);
 	else if (owner != 0 && load_seq(&slab->pending) && exchange_seq(&slab->queued, 1) == 0)
-		inbox_push(owner, slab);
+		inbox_push(heap, owner, slab);
 }
 
 static void unlink_cache(struct tcache *tcache)
@@ -470,23 +456,20 @@ void tcache_leave(struct tcache *tcache)
 {
 	struct heap *heap = tcache->heap;
 	uint64_t generation = (tcache->id >> GENERATION_SHIFT) + 1;
+	struct unit *slab, *next;
 	uint64_t head;
 
-	for (struct unit *slab = tcache->owned; slab; slab = slab->owned_next)
-		store_seq(&slab->owner, OWNER_NONE);
+	for (slab = tcache->owned; slab; slab = slab->owned_next)
+		slab_set_owner(slab, OWNER_NONE);
 	head = exchange_seq(&tcache->inbox, generation << GENERATION_SHIFT) & ADDRESS_MASK;
-	while (tcache->owned) {
-		struct unit *slab = tcache->owned;
-
+	while ((slab = tcache->owned) != NULL) {
 		owned_remove(tcache, slab);
 		slab->next = slab->prev = NULL;
-		slab->is_listed = 0;
+		slab->alarm = ALARM_ALWAYS;
 		slab_settle(heap, slab);
 	}
-	while (head) {
-		struct unit *slab = (struct unit *)(uintptr_t)head;
-
-		head = (uint64_t)(uintptr_t)slab->inbox_next;
+	for (slab = (struct unit *)(uintptr_t)head; slab; slab = next) {
+		next = inbox_next(heap, slab);
 		pass_on(heap, slab);
 	}
 	unlink_cache(tcache);

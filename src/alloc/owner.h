@@ -8,19 +8,24 @@
  * slow path, which refuses.
  *
  * Freeing by another thread, in this order, all sequentially consistent:
- *   F1  set the slot's bit in the remote word
+ *   F1  set the slot's bit in the remote word; then quick_owner is OWNER_NONE, if it was not
  *   F2  set the word's bit in slab->pending; if it was set, whoever set it does the rest
  *   F3  set slab->queued; if it was set, the slab is in its owner's inbox or about to be
  *   F4  load slab->owner
  *   F5  an id: push the slab to the owner's inbox, which succeeds only while the inbox has the id's generation;
  *       else back to F4.  OWNER_NONE: take the lock; still unowned: settle the slab.
  * The owner's inbox:
- *   I1  take the whole list;  for each slab: I2  clear queued;  I3  take pending;  I4  harvest those words
+ *   I1  take the whole list;  for each slab: I2  clear queued;  I3  take pending, quick_owner is the id;
+ *   I4  harvest those words
  * Leaving, with the lock held:
  *   L1  store OWNER_NONE in each owned slab;  L2  close the inbox (next generation);  L3  harvest each slab
  *       wholly and settle it;  L4  for what the inbox held: clear queued, collect it, or tell its next owner
  * Adopting, with the lock held:
  *   A1  store the owner;  A2  take pending;  A3  harvest wholly
+ *
+ * The fast path of freeing looks at no remote word: while quick_owner is the thread's id, all of the slab's are 0, but
+ * for frees that race with it. F1 and I3..I4 are a Dekker pair: either the harvest sees the remote bit, or the
+ * freeing thread sees the id and takes it away.
  *
  * Why no free is lost: F1 before F4 and L1/A1 before L3/A3 are Dekker pairs: either the leaving or adopting
  * thread sees the remote bit, or the freeing thread sees the new owner. F2 seen set means that its setter has
@@ -34,12 +39,15 @@
 
 #define HEAPS_MAX 1024u
 
+/* Sizes up to this have their window in a table. */
+#define TABLE_MAX 1024u
+
 struct window {
-	uint64_t avail; /* slots of the word that are free and in nobody's hands */
-	uint64_t *live; /* the live word */
+	intptr_t live;  /* distance of the live word from the tcache; no address: zeros are a window without slots */
+	uint64_t mask;  /* slots of the word that exist */
 	uint8_t *base;  /* address of the word's first slot */
-	uint32_t slot_size;
-	uint32_t word;  /* its number in the slab */
+	uint64_t slot_size;
+	uint64_t word;  /* its number in the slab */
 };
 
 struct thread;
@@ -48,14 +56,20 @@ struct tcache {
 	uint64_t id;           /* 0: of no heap, or in a forked child */
 	struct heap *heap;
 	uint8_t *base;         /* of the heap */
-	uint64_t size;         /* the heap's size when last looked at; it only grows while the cache is in use */
+	uint64_t units_len;    /* of the heap when last looked at; it only grows while the cache is in use */
 	struct unit *units;
+	uint16_t window_at[TABLE_MAX / 8 + 1]; /* by eighths of a size: distance of its window from the tcache */
 	struct window window[CLASSES];
 	struct unit *current[CLASSES]; /* the window's slab */
-	struct unit *partial[CLASSES]; /* owned slabs with free slots outside the window, full ones longest ago first */
+	struct unit *partial[CLASSES]; /* others with free slots and live ones, full ones longest ago first */
 	struct unit *partial_last[CLASSES];
-	struct unit *spare[CLASSES];   /* an empty one among them that is kept */
-	struct unit *owned;            /* all of them */
+	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
+	struct unit *kept;             /* empty ones */
+	uint64_t kept_units;           /* their units */
+	uint64_t join_budget;          /* bytes that may be made of joined slots without another look (join.c) */
+	struct unit *sample;           /* the next owned slab to look at for that */
+	struct unit *owned;            /* all slabs */
+	uint64_t owned_units;
 	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */
 	struct tcache *heap_next, *heap_prev; /* heap->caches */
 	struct thread *thread;
@@ -74,8 +88,10 @@ struct thread {
 /* The calling thread's state; never NULL. */
 extern __thread struct thread *thread_current __attribute__((tls_model("initial-exec"), visibility("hidden")));
 
-/* Its cache of the heap that fmalloc works on, or one that is empty; never NULL. */
+/* Its cache of the heap that fmalloc works on, and that of the heap last named by a handle or an address; or one
+ * that is empty. Never NULL. */
 extern __thread struct tcache *thread_target __attribute__((tls_model("initial-exec"), visibility("hidden")));
+extern __thread struct tcache *thread_recent __attribute__((tls_model("initial-exec"), visibility("hidden")));
 extern struct tcache tcache_none;
 
 /* The calling thread's state for changing, made if need be; NULL if there is no memory, or the thread is
@@ -100,26 +116,43 @@ void tcache_leave_all(struct heap *heap);
 /* All caches forget the heap, and what they own in it: it is not what it was. Needs membership and heap->lock. */
 void tcache_discard_all(struct heap *heap);
 
-/* Take a slot of `window`, which has one. Keeps S1, S2. */
-static inline void *window_take(struct window *window)
+/* Take a slot of `window`, which is of `tcache`, for *p; false if it has none. Keeps S1 and S2: the thread owns the
+ * word, and so live and remote are both 0 where live is. */
+static forced_inline bool window_take(struct tcache *tcache, const struct window *window,
+                                                              void **p)
 {
-	uint64_t avail = window->avail;
-	uint32_t slot = lowest_bit(avail);
+	uint64_t *word = (uint64_t *)((uintptr_t)tcache + (uintptr_t)window->live);
+	uint64_t live = truth_load(word);
+	uint64_t free = ~live & window->mask;
+	uint64_t slot;
 
-	window->avail = avail & (avail - 1);
-	truth_store_own(window->live, truth_load(window->live) | UINT64_C(1) << slot);
-	return window->base + (uint64_t)slot * window->slot_size;
+	if (unlikely(free == 0))
+		return false;
+	slot = lowest_bit_u64(free);
+	truth_store_own(word, with_bit(live, slot));
+	*p = window->base + slot * window->slot_size;
+	return true;
 }
 
-/* The window is used up: take a slot of the next word of the same slab, or NULL if that needs more than a look. */
-void *tcache_next_word(struct tcache *tcache, unsigned class_no);
+/* The window has no slot: take one of the next word of the same slab for *p; false if that needs more than a look. */
+bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p);
 
-/* Take the slot behind that: the next word of the slab, a partial slab, an adopted or a new one.
- * NULL with errno ENOMEM. */
-void *tcache_refill(struct tcache *tcache, unsigned class_no);
+/* Take a slot when the window has none: of the next word of the slab, a partial slab, an adopted or a new one; or, if the
+ * caller may have any multiple of 16, joined slots. NULL with errno ENOMEM. */
+void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join);
 
-/* Behind the fast path of freeing an own slot: word `w` is `live` now, and that is 0, or the slab was full. */
+/* Take the first partial slab of the class out of its list; NULL if there is none. */
+struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no);
+
+/* Bring an own slab that is in no list where it belongs. */
+void tcache_put_back(struct tcache *tcache, struct unit *slab);
+
+/* Behind the fast path of freeing an own slot, if it left a live word below the alarm or not in the summary. */
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live);
+
+/* Free the slot at `off` of an own slab, wherever in it that lies. False if there is no live one; nothing has
+ * changed then. */
+bool tcache_free_own(struct tcache *tcache, struct unit *slab, uint64_t off);
 
 /* Give back the empty slabs that the cache keeps. True if there were any: worth another try where space was
  * lacking. */
@@ -127,5 +160,8 @@ bool tcache_release_empty(struct tcache *tcache);
 
 /* Free slot `slot` of a slab that the caller does not own: F1..F5. 0, or -1 if it is not allocated. */
 int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot);
+
+/* The same for the slot that begins at offset `off` of the heap. True if there was a live one. */
+bool slab_free_at(struct heap *heap, struct unit *slab, uint64_t off);
 
 #endif

@@ -10,6 +10,7 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
+#include "giveback.h"
 #include "slab.h"
 
 #include <errno.h>
@@ -68,6 +69,7 @@ static struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t
 	struct unit *unit = &heap->units[unit_no];
 
 	for (uint64_t i = 0; i < n; i++) {
+		store_relaxed(&unit[i].quick_owner, 0);
 		store_relaxed(&unit[i].owner, 0);
 		store_relaxed(&unit[i].back, (uint8_t)0);
 		unit[i].state = (uint8_t)state;
@@ -223,7 +225,7 @@ bool segment_examine_some(struct heap *heap)
 		if (heap->segments[s].free_units)
 			return true;
 		for (unsigned u = 0; u < SEGMENT_UNITS; u++)
-			if (heap->units[s * SEGMENT_UNITS + u].is_listed)
+			if (slab_is_listed(&heap->units[s * SEGMENT_UNITS + u]))
 				return true;
 	}
 	return false;
@@ -237,7 +239,7 @@ void segment_note_full(struct heap *heap)
 		if (heap->segments[s].state != SEG_EXAMINED)
 			continue;
 		for (unsigned u = 0; u < SEGMENT_UNITS && !has_space; u++)
-			has_space = heap->units[s * SEGMENT_UNITS + u].is_listed;
+			has_space = slab_is_listed(&heap->units[s * SEGMENT_UNITS + u]);
 		if (!has_space)
 			truth_store(directory_word(heap, s), truth_load(directory_word(heap, s)) | SEGMENT_FULL_HINT);
 	}
@@ -281,8 +283,23 @@ static uint64_t aligned_positions(unsigned align)
 	return mask;
 }
 
-/* The tightest segment with a fitting run, its units masked by what is backed if `backed_only`. */
-static uint64_t find_units(const struct heap *heap, unsigned n, unsigned align, bool backed_only)
+/* Which free units will do. */
+enum which { ANY, BACKED, USED_BEFORE };
+
+static uint64_t mask_of(const struct segment *segment, enum which which)
+{
+	switch (which) {
+	case BACKED:
+		return segment->free_units & segment->backed;
+	case USED_BEFORE:
+		return segment->free_units & segment->backed & ~segment->zero;
+	default:
+		return segment->free_units;
+	}
+}
+
+/* The tightest segment with a fitting run. */
+static uint64_t find_units(const struct heap *heap, unsigned n, unsigned align, enum which which)
 {
 	uint64_t used = heap->buckets_used & ~low_mask(n);
 
@@ -291,8 +308,7 @@ static uint64_t find_units(const struct heap *heap, unsigned n, unsigned align, 
 
 		for (uint32_t s = heap->bucket[b]; s; s = heap->segments[s - 1].next) {
 			const struct segment *segment = &heap->segments[s - 1];
-			uint64_t free = segment->free_units & (backed_only ? segment->backed : ~UINT64_C(0));
-			uint64_t starts = run_starts(free, n);
+			uint64_t starts = run_starts(mask_of(segment, which), n);
 
 			if (align > 1)
 				starts &= aligned_positions(align);
@@ -312,6 +328,11 @@ static void take(struct heap *heap, uint64_t unit_no, unsigned n)
 	bucket_update(heap, segment_no);
 }
 
+bool units_are_at_hand(const struct heap *heap, unsigned n)
+{
+	return find_units(heap, n, 1, USED_BEFORE) != 0;
+}
+
 uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
 {
 	uint64_t unit_no;
@@ -320,7 +341,7 @@ uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
 	directory_scan(heap);
 	if (segment_state(heap, 0) == SEG_METADATA)
 		segment_examine(heap, 0);
-	while (!(unit_no = find_units(heap, n, align_units, false))) {
+	while (!(unit_no = find_units(heap, n, align_units, ANY))) {
 		if (segment_examine_some(heap) || segment_create(heap))
 			continue;
 		/* it can't grow: then all segments are looked at, however many */
@@ -330,7 +351,7 @@ uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
 	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
 	if (r) {
 		/* the disk is full; what was freed in this process is backed still */
-		unit_no = find_units(heap, n, align_units, true);
+		unit_no = find_units(heap, n, align_units, BACKED);
 		if (unit_no == 0)
 			return cannot_grow(heap, r), 0;
 	}
@@ -375,4 +396,5 @@ void units_release(struct heap *heap, uint64_t unit_no, unsigned n)
 	segment->free_units |= range_mask(index_in_segment(unit_no), n);
 	if (!segment_release_if_empty(heap, segment_no))
 		bucket_update(heap, segment_no);
+	giveback_note(heap);
 }

@@ -20,8 +20,12 @@ void segment_resolve(struct heap *heap, uint64_t unit_no);
  * found. Before the file grows. */
 bool segment_examine_some(struct heap *heap);
 
+/* Are there `n` consecutive free units that were used before, so that taking them needs no more blocks? */
+bool units_are_at_hand(const struct heap *heap, unsigned n);
+
 /* Take `n` consecutive units, the first at a multiple of `align_units` in its segment, backed; n is at most
- * SEGMENT_UNITS - align_units, since unit 0 is never free. Their truth and descriptors are the caller's to set. Returns the first unit's number, or 0 and errno ENOMEM. */
+ * SEGMENT_UNITS - align_units, since unit 0 is never free. Their truth and descriptors are the caller's to set.
+ * Returns the first unit's number, or 0 and errno ENOMEM. */
 uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units);
 
 /* Take units [unit_no, unit_no + n) of one segment if all are free and can be backed. */

@@ -4,6 +4,27 @@
 #include "backing.h"
 #include "segment.h"
 
+void slab_unjoin(struct unit *slab, unsigned w)
+{
+	uint64_t *joint = slab_joint(slab, w);
+
+	if (slab->has_joined && truth_load(joint) & ~truth_load(slab_pair(slab, w)))
+		truth_store(joint, truth_load(joint) & truth_load(slab_pair(slab, w)));
+}
+
+void slab_forget_joined(struct unit *slab)
+{
+	if (!slab->has_joined)
+		return;
+	for (unsigned w = 0; w < slab->words; w++)
+		if (truth_load(slab_joint(slab, w)))
+			return;
+	store_relaxed(&slab->has_joined, 0u);
+	/* as in harvesting, so that no remote bit is missed */
+	store_seq(&slab->quick_owner, load_relaxed(&slab->owner));
+	slab_harvest(slab, slab_all_words(slab));
+}
+
 uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 {
 	uint64_t *pair = slab_pair(slab, w);
@@ -11,8 +32,9 @@ uint64_t slab_harvest_word(struct unit *slab, unsigned w)
 	uint64_t freed = truth_load_acquire(&pair[1]); /* pairs with truth_set_bits in owner.c */
 
 	if (freed) {
-		live &= ~freed;
+		live &= ~(freed | joined_to(freed, slab_joined(slab, w)));
 		truth_store(&pair[0], live);
+		slab_unjoin(slab, w);
 		truth_clear_bits(&pair[1], freed);
 	}
 	return live;
@@ -38,21 +60,26 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	unsigned u = index_in_segment(unit_no);
 	struct unit *slab = &heap->units[unit_no];
 
-	slab->start = unit_no << UNIT_SHIFT;
 	slab->slot_size = slab_word_slot_size(word);
 	slab->units = (uint8_t)slab_word_units(word);
 	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);
 	slab->words = (uint8_t)((slab->slots + 63) / 64);
-	slab->reciprocal = UINT64_MAX / slab->slot_size + 1;
+	slab->reciprocal = UINT32_MAX / slab->slot_size + 1;
+	slab->remainders = (uint32_t)slab->reciprocal;
 	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
-	slab->pairs = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8);
-	slab->colour = 16 * pair_colour(segment_no, u);
+	slab->pair_0 = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8) + 2 * pair_colour(segment_no, u);
+	slab->no_run = 65;
+	store_relaxed(&slab->has_joined, 0u);
+	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
+		if (truth_load(slab_joint(slab, w)))
+			store_relaxed(&slab->has_joined, 1u);
 	slab->summary = slab->empty = 0;
-	slab->is_listed = 0;
+	slab->alarm = ALARM_ALWAYS;
 	store_relaxed(&slab->back, (uint8_t)0);
 	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
 	store_relaxed(&slab->pending, 0);
 	slab->state = UNIT_IS_SLAB;
+	store_relaxed(&slab->quick_owner, OWNER_NONE);
 	store_release(&slab->owner, OWNER_NONE); /* pairs with the acquire of a freeing thread */
 }
 
@@ -71,13 +98,16 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	slab = &heap->units[unit_no];
 	for (unsigned w = 0; w <= slab->words && w < PAIRS; w++)
 		truth_clear_words(slab_pair(slab, w), 2);
+	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
+		truth_clear_words(slab_joint(slab, w), 2);
+	store_relaxed(&slab->has_joined, 0u); /* what the units said in an earlier life */
 	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
 	describe_interiors(heap, unit_no, class->units, UNIT_IS_SLAB);
 	for (unsigned i = 1; i < class->units; i++)
 		truth_store(&words[i], UNIT_INTERIOR);
 	truth_store(&words[0], word);
 	slab->summary = slab->empty = slab_all_words(slab);
-	store_seq(&slab->owner, owner);
+	slab_set_owner(slab, owner);
 	/* a late notification of the units' earlier life may have come before the owner could be seen */
 	exchange_seq(&slab->pending, UINT64_C(0));
 	return slab;
@@ -95,7 +125,7 @@ static void unowned_push(struct heap *heap, struct unit *slab)
 {
 	struct unit **head = &heap->unowned[slab->class_no];
 
-	slab->is_listed = 1;
+	slab->alarm = ALARM_EMPTY;
 	slab->prev = NULL;
 	slab->next = *head;
 	if (*head)
@@ -112,17 +142,17 @@ static void unowned_remove(struct heap *heap, struct unit *slab)
 	if (slab->next)
 		slab->next->prev = slab->prev;
 	slab->next = slab->prev = NULL;
-	slab->is_listed = 0;
+	slab->alarm = ALARM_ALWAYS;
 }
 
 /* Release the unowned slab if it is empty, list it if it has free slots. */
 static void place(struct heap *heap, struct unit *slab)
 {
 	if (slab->empty == slab_all_words(slab)) {
-		if (slab->is_listed)
+		if (slab_is_listed(slab))
 			unowned_remove(heap, slab);
 		slab_release(heap, slab);
-	} else if (slab->summary && !slab->is_listed && slab->class_no != NO_CLASS) {
+	} else if (slab->summary && !slab_is_listed(slab) && slab->class_no != NO_CLASS) {
 		unowned_push(heap, slab);
 	}
 }
@@ -136,6 +166,9 @@ static void count_anew(struct heap *heap, struct unit *slab)
 		return;
 	exchange_seq(&slab->pending, UINT64_C(0));
 	slab_harvest(slab, slab_all_words(slab));
+	/* what a kill left behind an object that was being made or freed */
+	for (unsigned w = 0; w < slab->words; w++)
+		slab_unjoin(slab, w);
 }
 
 void slab_collect(struct heap *heap, struct unit *slab)
@@ -158,7 +191,7 @@ struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner)
 		return NULL;
 	unowned_remove(heap, slab);
 	/* Dekker pair with a freeing thread (owner.h): the owner first, then a look at the remote words */
-	store_seq(&slab->owner, owner);
+	slab_set_owner(slab, owner);
 	count_anew(heap, slab);
 	return slab;
 }

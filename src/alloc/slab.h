@@ -4,13 +4,15 @@
  *
  * Invariants
  *   S1  a slot is allocated  <=>  its live bit is 1 and its remote bit is 0, in the file
- *   S2  a slot enters a window only if both bits are 0
+ *   S2  a slot of a window is handed out only if its live bit is 0; the window's word was harvested before, so
+ *       that its remote bit is 0 too
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
- *   S4  summary has bit w  <=>  word w has a slot that may enter a window, and that no window has; of the
- *       word in a window it may be set without one, after a harvest
- *   S5  empty has bit w  <=>  live word w is 0; of the word in a window it says nothing
- *   S6  is_listed  <=>  the slab is in exactly one list, or current in a window
- * S4 and S5 hold for owned slabs; remote bits not yet harvested are not counted.
+ *   S4  summary has bit w  <=>  word w has a free slot; of the word in a window it says nothing
+ *   S5  empty has bit w  <=>  live word w is 0; of a slab in a window, or a source, it says nothing
+ *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window, or a source of joined slots; ALARM_KEPT  <=>  it is empty and in its owner's list of
+ *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
+ *   S7  the joint bit of a free slot is 0; and without has_joined all are
+ * S4 to S7 hold for owned slabs, S6 for listed unowned ones too; remote bits not yet harvested are not counted.
  *
  * Freeing from another thread sets the remote bit; harvesting clears the live bit and then the remote bit.
  * A kill between the two leaves live 0, remote 1: free, and harvested again.
@@ -20,30 +22,76 @@
 
 #include "heap.h"
 
-/* Live word of pair `w`; the remote word stands behind it. */
-static inline uint64_t *slab_pair(const struct unit *slab, unsigned w)
+/* Freeing leaves a live word below the alarm: something is to be done about the slab. */
+#define ALARM_NEVER  UINT64_C(0)
+#define ALARM_EMPTY  UINT64_C(1) /* the word has become 0 */
+#define ALARM_KEPT   UINT64_C(2) /* there is nothing to free */
+#define ALARM_ALWAYS UINT64_MAX  /* a live word that has just lost a bit is less */
+
+static inline bool slab_is_listed(const struct unit *slab)
 {
-	return (uint64_t *)(void *)((uint8_t *)slab->pairs + (w * 16 ^ slab->colour));
+	return slab->alarm == ALARM_EMPTY;
 }
 
-/* Does a slot begin `offset` bytes into the slab? *slot is its number, at most slab->slots: one slot may begin in
- * the tail, and has the bits of no slot. The high half of the product is the quotient; the low half is below
- * the reciprocal exactly if nothing remains (Lemire, Kaser, Kurz: Faster remainder by direct computation, 2019;
- * offset and slot size are at most 2^20). */
-static inline bool slab_divide(const struct unit *slab, uint64_t offset, uint32_t *slot)
+/* Live word of pair `w`; the remote word stands behind it. */
+static inline uint64_t *slab_pair(const struct unit *slab, uint64_t w)
 {
-	unsigned __int128 product = (unsigned __int128)offset * slab->reciprocal;
+	/* the unit's pairs fill 1 KiB that is aligned so, and pair w stands at place w xor that of pair 0 */
+	return (uint64_t *)((uintptr_t)slab->pair_0 ^ w * 16);
+}
 
-	*slot = (uint32_t)(product >> 64);
-	return (uint64_t)product < slab->reciprocal;
+/* Joint word of pair `w`; only of a slab with joint words. */
+static inline uint64_t *slab_joint(const struct unit *slab, uint64_t w)
+{
+	return slab_pair(slab, w + 32);
+}
+
+static inline bool slab_can_join(const struct unit *slab)
+{
+	return slab->words <= JOINT_WORDS;
+}
+
+/* Slots of word `w` that are joined to the one before. */
+static inline uint64_t slab_joined(const struct unit *slab, unsigned w)
+{
+	return load_relaxed(&slab->has_joined)
+	               ? joined_slots(truth_load(slab_pair(slab, w)), truth_load(slab_joint(slab, w)))
+	               : 0;
+}
+
+/* The slots of the object that begins at `slot`: a mask for its word. */
+static inline uint64_t slab_object_slots(const struct unit *slab, uint32_t slot)
+{
+	uint64_t head = UINT64_C(1) << slot % 64;
+
+	return head | joined_to(head, slab_joined(slab, slot / 64));
+}
+
+/* Does a slot begin `offset` bytes into the slab's first unit? *slot is its number, at most slab->slots: one slot
+ * may begin in the tail, and has the bits of no slot. The high half of the product is the quotient; the low half
+ * is below the reciprocal exactly if nothing remains (Lemire, Kaser, Kurz: Faster remainder by direct
+ * computation, 2019; the offset is below 2^16, and of slots from 2^16 bytes on only the first begins there). */
+static inline bool slab_divide(const struct unit *slab, uint16_t offset, uint64_t *slot)
+{
+	uint64_t product = (uint64_t)offset * slab->reciprocal;
+
+	*slot = product >> 32;
+	return (uint32_t)product < slab->remainders;
 }
 
 /* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
 static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 {
-	uint32_t slot;
+	uint64_t slot = 0;
+	bool begins;
 
-	return slab_divide(slab, offset, &slot) && slot < slab->slots ? slot : UINT32_MAX;
+	if (likely(offset < UNIT_SIZE)) {
+		begins = slab_divide(slab, (uint16_t)offset, &slot);
+	} else {
+		slot = offset / slab->slot_size;
+		begins = slot * slab->slot_size == offset;
+	}
+	return begins && slot < slab->slots ? (uint32_t)slot : UINT32_MAX;
 }
 
 /* Slots of word `w` that exist. */
@@ -57,8 +105,21 @@ static inline uint64_t slab_all_words(const struct unit *slab)
 	return low_mask(slab->words);
 }
 
+/* The slab belongs to the tcache with id `owner`, or to none. */
+static inline void slab_set_owner(struct unit *slab, uint64_t owner)
+{
+	store_seq(&slab->owner, owner);
+	store_seq(&slab->quick_owner, load_relaxed(&slab->has_joined) ? OWNER_NONE : owner);
+}
+
 /* Move remote frees of word `w` into its live word, which is returned. Requires ownership. */
 uint64_t slab_harvest_word(struct unit *slab, unsigned w);
+
+/* Word `w`: joint bits of free slots become 0. Requires ownership. */
+void slab_unjoin(struct unit *slab, unsigned w);
+
+/* If no slots are joined any more, frees may be quick again, once the owner has harvested. Requires ownership. */
+void slab_forget_joined(struct unit *slab);
 
 /* Harvest the words in `words` and update summary and empty. Requires ownership. */
 void slab_harvest(struct unit *slab, uint64_t words);

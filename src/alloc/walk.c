@@ -33,10 +33,11 @@ static int walk_slab(struct walk *walk, struct unit *slab)
 		const uint64_t *pair = slab_pair(slab, w);
 		uint64_t live = truth_load(&pair[0]) & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
 
-		for (; live; live &= live - 1) {
+		for (live &= ~slab_joined(slab, w); live; live &= live - 1) {
 			int r;
 
 			object.slot = w * 64 + lowest_bit(live);
+			object.len = count_bits(slab_object_slots(slab, object.slot)) * (uint64_t)slab->slot_size;
 			object.off = (unit_no << UNIT_SHIFT) + (uint64_t)object.slot * slab->slot_size;
 			r = visit_object(walk, &object);
 			if (r)
@@ -122,10 +123,13 @@ static void count_slab(struct fm_statistics *stats, const struct unit *slab)
 	stats->slab_bytes += slab->units * UNIT_SIZE;
 	for (unsigned w = 0; w < slab->words; w++) {
 		const uint64_t *pair = slab_pair(slab, w);
-		uint64_t live = truth_load(&pair[0]), remote = truth_load(&pair[1]);
+		uint64_t live = truth_load(&pair[0]) & slab_word_mask(slab, w), freed = truth_load(&pair[1]);
+		uint64_t joined = slab_joined(slab, w);
 
-		count_object(stats, slab, count_bits(live & ~remote & slab_word_mask(slab, w)), slab->slot_size);
-		stats->remote_frees += count_bits(remote);
+		stats->remote_frees += count_bits(freed);
+		freed |= joined_to(freed & ~joined, joined);
+		stats->live_bytes += count_bits(live & ~freed & joined) * (uint64_t)slab->slot_size;
+		count_object(stats, slab, count_bits(live & ~freed & ~joined), slab->slot_size);
 	}
 }
 
@@ -170,9 +174,11 @@ int walk_stats(struct heap *heap, struct fm_statistics *stats)
 {
 	struct roots_set own;
 	struct os_stat st;
-	int r = os->stat_fd(heap->store.fd, &st);
+	int r = store_stat(&heap->store, &st);
 
-	if (r)
+	if (r == -EBADF)
+		st = (struct os_stat){.size = heap_size(heap)};
+	else if (r)
 		return fail(-r, "looking at the heap's file:");
 	stats->file_size = st.size;
 	stats->disk_size = st.blocks * 512;

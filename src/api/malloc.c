@@ -2,6 +2,7 @@
 #include "../alloc/alloc.h"
 #include "../alloc/fast.h"
 #include "../base/status.h"
+#include "embed.h"
 #include "misuse.h"
 #include "registry.h"
 #include "target.h"
@@ -10,6 +11,8 @@
 #include <string.h>
 
 #define noinline __attribute__((noinline))
+
+struct embedder embedder __attribute__((weak));
 
 /* ---------------------------------------------------------------- allocating */
 
@@ -28,64 +31,75 @@ static noinline void *malloc_slow(struct heap *heap, size_t size)
 	return is_too_large(size) ? NULL : alloc_new(heap, size, 8, &is_zero);
 }
 
-/* Not the thread's target, or no slot at hand, or more than the table has. */
+/* Take a slot of the window, also for sizes beyond the table, or of the slab's next word. */
+static bool take(struct tcache *tcache, size_t size, void **p)
+{
+	unsigned class_no;
+
+	if (unlikely(size > SMALL_MAX))
+		return false;
+	class_no = class_of(size);
+	return fast_take(tcache, class_no, p) || tcache_next_word(tcache, class_no, p);
+}
+
+/* The thread's cache of an open heap of this process, the most recent one from now on; NULL if it has none. */
+static struct tcache *recent_of(struct heap *heap)
+{
+	struct tcache *tcache = thread_current->cache[heap->slot];
+
+	if (!tcache || tcache->heap != heap)
+		return NULL;
+	thread_recent = tcache;
+	return tcache;
+}
+
+/* Another heap than the most recent one, or no slot at hand, or more than the table has. */
 static noinline void *malloc_handle(fm_heap *handle, size_t size)
 {
-	struct heap *heap = registry_usable(handle);
-	struct tcache *tcache;
+	struct tcache *tcache = thread_recent;
+	struct heap *heap;
+	void *p;
 
+	if (likely(tcache->heap == heap_of_handle(handle) && take(tcache, size, &p)))
+		return p;
+	heap = registry_usable(handle);
 	if (!heap)
 		return NULL;
-	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap && size <= SMALL_MAX) {
-		struct window *window = fast_window(tcache, class_of(size));
-
-		if (window)
-			return window_take(window);
-	}
-	return malloc_slow(heap, size);
+	tcache = recent_of(heap);
+	return tcache && take(tcache, size, &p) ? p : malloc_slow(heap, size);
 }
 
 static noinline void *malloc_target(size_t size)
 {
-	struct tcache *tcache = thread_target;
 	struct heap *heap;
+	void *p;
 
-	if (likely(size <= SMALL_MAX)) {
-		unsigned class_no = class_of(size);
-		struct window *window = fast_window(tcache, class_no);
-		void *p = window ? window_take(window) : tcache_next_word(tcache, class_no);
-
-		if (likely(p != NULL))
-			return p;
-	}
+	if (likely(take(thread_target, size, &p)))
+		return p;
 	heap = target_use();
-	return heap ? malloc_slow(heap, size) : NULL;
+	if (heap)
+		return malloc_slow(heap, size);
+	return embedder.no_target ? embedder.no_target(size) : NULL;
 }
 
 void *fm_malloc(fm_heap *handle, size_t size)
 {
-	struct tcache *tcache = thread_target;
+	struct tcache *tcache = thread_recent;
+	void *p;
 
-	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle))) {
-		struct window *window = fast_window(tcache, class_by_table(size));
-
-		if (likely(window != NULL))
-			return window_take(window);
-	}
+	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle) &&
+	           fast_take_by_table(tcache, size, &p)))
+		return p;
 	return malloc_handle(handle, size);
 }
 
 void *fmalloc(size_t size)
 {
 	struct tcache *tcache = thread_target;
+	void *p;
 
-	if (likely(size <= TABLE_MAX)) {
-		struct window *window = fast_window(tcache, class_by_table(size));
-
-		if (likely(window != NULL))
-			return window_take(window);
-	}
+	if (likely(size <= TABLE_MAX && fast_take_by_table(tcache, size, &p)))
+		return p;
 	return malloc_target(size);
 }
 
@@ -160,43 +174,55 @@ static struct heap *heap_with(const void *p)
 	return NULL;
 }
 
+/* Free an object in a slab of any thread, by the descriptor alone; false: look closer. */
+static bool free_in_slab(struct tcache *tcache, const void *p)
+{
+	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
+	struct unit *slab;
+	uint64_t owner;
+
+	if (off >> UNIT_SHIFT >= tcache->units_len)
+		return false;
+	slab = &tcache->units[off >> UNIT_SHIFT];
+	slab -= load_relaxed(&slab->back);
+	owner = load_acquire(&slab->owner); /* pairs with the release in slab_describe */
+	if (owner == tcache->id)
+		return tcache_free_own(tcache, slab, off);
+	return owner != 0 && slab_free_at(tcache->heap, slab, off);
+}
+
+/* errno stays as it is where `p` is freed: giving space back may have failed on the way. */
 static noinline int free_slow(void *p)
 {
 	enum fm_misuse_kind misuse = 0;
 	struct heap *heap;
 	struct tcache *tcache;
-	uint64_t off;
+	int saved = errno;
 
-	if (!p)
-		return 0;
-	tcache = thread_target;
-	off = (uintptr_t)p - (uintptr_t)tcache->base;
-	if (off < tcache->size && fast_free_behind(tcache, off))
+	if (!p || free_in_slab(thread_recent, p))
+		return errno = saved, 0;
+	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
 	heap = heap_with(p);
 	if (!heap)
 		return -1;
-	off = (uint64_t)((uint8_t *)p - heap->store.base);
-	tcache = thread_current->cache[heap->slot];
-	if (tcache && tcache->heap == heap) {
-		tcache->size = heap_size(heap);
-		if (off < tcache->size && fast_free_behind(tcache, off))
-			return 0;
+	tcache = recent_of(heap);
+	if (tcache) {
+		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
+		if (free_in_slab(tcache, p))
+			return errno = saved, 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0)
-		return 0;
+		return errno = saved, 0;
 	if (misuse)
 		misuse_report(misuse, p, &heap->pub);
 	return -1;
 }
 
-/* Free an object of the target in a slab of this thread; false: look closer. */
-static inline __attribute__((always_inline)) bool free_fast(void *p)
+/* Free an object of the most recent heap if that takes a few instructions; false: look closer. */
+static forced_inline bool free_fast(void *p)
 {
-	struct tcache *tcache = thread_target;
-	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
-
-	return likely(off < tcache->size && fast_free(tcache, off));
+	return likely(fast_free(thread_recent, p));
 }
 
 int fm_free(void *p)
@@ -246,11 +272,15 @@ void *fm_reallocarray(fm_heap *handle, void *p, size_t n, size_t size)
 size_t fm_usable_size(const void *p)
 {
 	enum fm_misuse_kind misuse = 0;
+	struct object object;
 	struct heap *heap;
 	size_t size;
 
 	if (!p)
 		return fail(EINVAL, "NULL has no size"), 0;
+	heap = registry_find(p);
+	if (heap && heap->is_detached)
+		return alloc_object_at(heap, (uint64_t)((const uint8_t *)p - heap->store.base), &object) ? object.len : 0;
 	heap = heap_with(p);
 	if (!heap)
 		return 0;

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "../alloc/alloc.h"
 #include "../base/status.h"
 #include "process.h"
 #include "registry.h"
@@ -10,7 +11,10 @@
 
 #define ALL_FLAGS   (FM_CREATE | FM_EXCL | FM_RDONLY | FM_FIXED | FM_WAIT | FM_RECOVER | FM_ATOMIC | FM_CONVERT | \
 	FM_DECLARED)
-#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK | FM_NO_CHECKPOINT)
+#define ALL_DISABLE (FM_NO_EXIT_SYNC | FM_NO_ATFORK | FM_NO_SYNC | FM_NO_CHECKPOINT)
+
+/* What a program frees it mostly needs again within seconds. */
+#define DECAY_MS 10000
 
 /* The caller's options, with zeros for what its version of the struct does not have. */
 static int read_options(struct fm_options *out, const struct fm_options *in)
@@ -21,7 +25,7 @@ static int read_options(struct fm_options *out, const struct fm_options *in)
 	if (in->size < sizeof(in->size))
 		return fail(EINVAL, "fm_options.size is not set");
 	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
-	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0 ||
+	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0 || out->decay_ms < -1 ||
 	    (out->sector != 0 && out->sector != 64 && out->sector != 512 && out->sector != 4096))
 		return fail(EINVAL, "fm_options has a value that this version does not know");
 	return 0;
@@ -67,10 +71,13 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 		return fail(EINVAL, "FM_RDONLY and FM_CREATE exclude each other"), NULL;
 	if (read_options(&given, options))
 		return NULL;
+	if (flags & FM_ATOMIC && given.disable & FM_NO_SYNC)
+		return fail(EINVAL, "FM_NO_SYNC and FM_ATOMIC exclude each other"), NULL;
 	request.max_size = given.max_size;
 	request.address_space = given.address_space;
 	request.mode = given.mode;
 	request.wait_ms = given.wait_ms;
+	request.no_sync = given.disable & FM_NO_SYNC;
 	request.sector = given.sector;
 	request.commit_at_close = given.commit_at_close;
 	request.journal_max = given.journal_max;
@@ -82,6 +89,7 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 	if (!heap)
 		return NULL;
 	heap->disable = given.disable;
+	heap->decay_ms = given.decay_ms ? given.decay_ms : DECAY_MS;
 	/* it has cancellation points, and locks to give back */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = heap_open(heap, &request, alive);
@@ -156,6 +164,19 @@ int fm_sync(fm_heap *handle)
 		return fm_commit(handle);
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = store_sync(&heap->store);
+	pthread_setcancelstate(cancel, NULL);
+	return r;
+}
+
+int fm_trim(fm_heap *handle, size_t keep_bytes)
+{
+	struct heap *heap = registry_usable(handle);
+	int r, cancel;
+
+	if (!heap)
+		return -1;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = alloc_trim(heap, keep_bytes);
 	pthread_setcancelstate(cancel, NULL);
 	return r;
 }

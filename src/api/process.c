@@ -33,10 +33,8 @@ static void in_parent(void)
 /* A child that kept the lock's descriptor would keep the heap locked after its parent's death. */
 static void close_lock(struct heap *heap)
 {
-	if (heap->disable & FM_NO_ATFORK || heap->store.lock_fd <= 0)
-		return;
-	os->close(heap->store.lock_fd);
-	heap->store.lock_fd = -1;
+	if (!(heap->disable & FM_NO_ATFORK))
+		store_close_lock(&heap->store);
 }
 
 static void in_child(void)

@@ -164,6 +164,11 @@ struct heap *registry_usable(const fm_heap *handle)
 	return NULL;
 }
 
+void registry_revive(struct heap *heap)
+{
+	store_release(&alive_words[heap->slot], UINT64_C(1));
+}
+
 void registry_lock(void)
 {
 	pthread_mutex_lock(&lock);

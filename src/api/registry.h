@@ -37,6 +37,9 @@ int registry_check(const fm_heap *handle, enum fm_misuse_kind *kind);
  * open, or of another process. */
 struct heap *registry_usable(const fm_heap *handle);
 
+/* In a child: the heap is this process's own from now on. */
+void registry_revive(struct heap *heap);
+
 void registry_lock(void);
 void registry_unlock(void);
 

@@ -16,6 +16,8 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
+#define forced_inline inline __attribute__((always_inline))
+
 static inline bool is_power_of_two(uint64_t x)
 {
 	return x && !(x & (x - 1));
@@ -48,10 +50,51 @@ static inline unsigned lowest_bit(uint64_t x)
 	return (unsigned)__builtin_ctzll(x);
 }
 
+/* The same as a factor: compilers extend the sign of what can't be negative. */
+static inline uint64_t lowest_bit_u64(uint64_t x)
+{
+#if defined(__x86_64__)
+	__asm__("rep bsfq %0, %0" : "+r"(x) : : "cc");
+	return x;
+#else
+	return (uint64_t)__builtin_ctzll(x);
+#endif
+}
+
 /* Position of the highest set bit; x != 0. */
 static inline unsigned highest_bit(uint64_t x)
 {
 	return 63u - (unsigned)__builtin_clzll(x);
+}
+
+/* Clear bit `i` mod 64 of *x; was it set? One instruction and a flag, which compilers don't find; so with_bit. */
+static inline bool take_bit(uint64_t *x, uint64_t i)
+{
+	bool was_set;
+
+#if defined(__x86_64__)
+	__asm__("btrq %2, %0" : "+r"(*x), "=@ccc"(was_set) : "r"(i));
+#else
+	was_set = *x >> i % 64 & 1;
+	*x &= ~(UINT64_C(1) << i % 64);
+#endif
+	return was_set;
+}
+
+static inline bool bit_is_set(uint64_t x, uint64_t i)
+{
+	return x >> i % 64 & 1;
+}
+
+/* `x` with bit `i` mod 64 set. */
+static inline uint64_t with_bit(uint64_t x, uint64_t i)
+{
+#if defined(__x86_64__)
+	__asm__("btsq %1, %0" : "+r"(x) : "r"(i) : "cc");
+	return x;
+#else
+	return x | UINT64_C(1) << i % 64;
+#endif
 }
 
 static inline unsigned count_bits(uint64_t x)

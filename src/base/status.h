@@ -12,4 +12,7 @@ int fail(int err, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The thread's last text, "" at first. */
 const char *status_text(void);
 
+/* What errno `err` means, untranslated. */
+const char *status_describe(int err);
+
 #endif

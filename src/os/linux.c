@@ -42,16 +42,36 @@ static int result_of(long r)
 	return r < 0 ? -errno : (int)r;
 }
 
-/* Descriptors 0 to 2 may be closed in the program: a heap there would be written to by printf. */
-static int above_stdio(int fd)
+/* Low numbers are what programs name: shells redirect 3 to 9, and a heap at 0 to 2 would be written to by printf.
+ * Within 1024, since the kernel's table is as long as its highest number. */
+#define HIGHEST_FD 1024u
+#define HIGH_FDS   64u
+
+static int lowest_fd(void)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) < 0 || limit.rlim_cur < 2 * HIGH_FDS)
+		return 3;
+	return (int)((limit.rlim_cur < HIGHEST_FD ? limit.rlim_cur : HIGHEST_FD) - HIGH_FDS);
+}
+
+static int linux_copy_fd(int fd)
+{
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, lowest_fd());
+
+	return result_of(copy < 0 && errno != EBADF ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : copy);
+}
+
+int out_of_the_way(int fd)
 {
 	int high;
 
 	if (fd < 0)
 		return -errno;
-	if (fd > 2)
+	high = linux_copy_fd(fd);
+	if (high < 0 && fd > 2)
 		return fd;
-	high = result_of(fcntl(fd, F_DUPFD_CLOEXEC, 3));
 	close(fd);
 	return high;
 }
@@ -64,7 +84,7 @@ static int linux_open(const char *path, bool writable)
 	do
 		fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	while (fd < 0 && errno == EINTR);
-	return above_stdio(fd);
+	return out_of_the_way(fd);
 }
 
 static int linux_reopen(int fd, bool writable)
@@ -82,12 +102,12 @@ static int linux_reopen(int fd, bool writable)
 
 static int linux_create_unnamed(const char *dir, mode_t mode)
 {
-	return above_stdio(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode));
+	return out_of_the_way(open(dir, O_TMPFILE | O_RDWR | O_CLOEXEC, mode));
 }
 
 static int linux_create_named(const char *path, mode_t mode)
 {
-	return above_stdio(open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode));
+	return out_of_the_way(open(path, O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, mode));
 }
 
 static int linux_link_unnamed(int fd, const char *path)
@@ -326,6 +346,21 @@ static int linux_next_data(int fd, uint64_t *off)
 	return 0;
 }
 
+static int linux_next_hole(int fd, uint64_t *off)
+{
+	off_t found = lseek(fd, (off_t)*off, SEEK_HOLE);
+
+	if (found < 0)
+		return -errno;
+	*off = (uint64_t)found;
+	return 0;
+}
+
+static int linux_clone_file(int to, int from)
+{
+	return result_of(ioctl(to, FICLONE, from));
+}
+
 static int linux_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result)
 {
 	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | (replace ? MAP_FIXED : 0), fd, 0);
@@ -352,6 +387,18 @@ static int linux_reserve_private(int fd, void *at, bool replace, uint64_t len, v
 		return -errno;
 	*result = p;
 	return 0;
+}
+
+static int linux_map_private(int fd, void *at, uint64_t len)
+{
+	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+
+	return mmap(at, len, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED ? -errno : 0;
+}
+
+static int linux_move_memory(void *from, void *at, uint64_t len)
+{
+	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED ? -errno : 0;
 }
 
 static int linux_reserve_memory(uint64_t len, void **result)
@@ -481,6 +528,7 @@ const struct os_calls os_linux = {
 	.link_named = linux_link_named,
 	.unlink = linux_unlink,
 	.close = linux_close,
+	.copy_fd = linux_copy_fd,
 	.stat_fd = linux_stat_fd,
 	.stat_path = linux_stat_path,
 	.set_mode = linux_set_mode,
@@ -499,9 +547,13 @@ const struct os_calls os_linux = {
 	.truncate = linux_truncate,
 	.next_data = linux_next_data,
 	.clone = linux_clone,
+	.next_hole = linux_next_hole,
+	.clone_file = linux_clone_file,
 	.reserve_file = linux_reserve_file,
 	.reserve_private = linux_reserve_private,
 	.reserve_memory = linux_reserve_memory,
+	.map_private = linux_map_private,
+	.move_memory = linux_move_memory,
 	.protect = linux_protect,
 	.unmap = linux_unmap,
 	.advise = linux_advise,

@@ -58,15 +58,8 @@ enum {
 int track_pagemap(void)
 {
 	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	int high;
 
-	if (fd < 0)
-		return -errno;
-	if (fd > 2)
-		return fd;
-	high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-	close(fd);
-	return high < 0 ? -errno : high;
+	return out_of_the_way(fd);
 }
 
 int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n)
@@ -122,18 +115,11 @@ int track_watch(void *at, uint64_t len)
 		.mode = UFFDIO_REGISTER_MODE_WP,
 	};
 	int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
-	int high, r = 0;
+	int r;
 
+	fd = out_of_the_way(fd);
 	if (fd < 0)
-		return -errno;
-	if (fd <= 2) {
-		high = fcntl(fd, F_DUPFD_CLOEXEC, 3);
-		r = high < 0 ? -errno : 0;
-		close(fd);
-		if (r)
-			return r;
-		fd = high;
-	}
+		return fd;
 	if (ioctl(fd, UFFDIO_API, &api) < 0 || ioctl(fd, UFFDIO_REGISTER, &registration) < 0)
 		r = -errno;
 	else

@@ -7,6 +7,9 @@
 
 #include "os.h"
 
+/* linux.c: takes the place of `fd`, the result of a call that opens. fd or -errno. */
+int out_of_the_way(int fd);
+
 int track_watch(void *at, uint64_t len);
 int track_pagemap(void);
 int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n);

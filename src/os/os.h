@@ -40,7 +40,7 @@ struct os_range {
 typedef bool os_fault_handler(void *addr);
 
 struct os_calls {
-	/* Files. Descriptors are close-on-exec and above 2. */
+	/* Files. Descriptors are close-on-exec, and have numbers that programs do not use by themselves. */
 	int (*open)(const char *path, bool writable);                  /* fd */
 	int (*reopen)(int fd, bool writable);                          /* fd with a description of its own; EBADF,
 	                                                                  EACCES if fd is not open like that */
@@ -50,6 +50,7 @@ struct os_calls {
 	int (*link_named)(const char *from, const char *path);         /* the same; `from` goes away */
 	int (*unlink)(const char *path);
 	int (*close)(int fd);
+	int (*copy_fd)(int fd);                                        /* another fd of the same description */
 	int (*stat_fd)(int fd, struct os_stat *st);
 	int (*stat_path)(const char *path, struct os_stat *st);
 	int (*set_mode)(int fd, mode_t mode);
@@ -70,12 +71,16 @@ struct os_calls {
 	int (*truncate)(int fd, uint64_t size);
 	int (*next_data)(int fd, uint64_t *off);                       /* SEEK_DATA; ENXIO: none */
 	int (*clone)(int from, int to, uint64_t off, uint64_t len);    /* that range, by sharing its blocks */
+	int (*next_hole)(int fd, uint64_t *off);                       /* SEEK_HOLE */
+	int (*clone_file)(int to, int from);                           /* reflink; EOPNOTSUPP, EXDEV, EINVAL: can't */
 
 	/* Memory. `at` is a hint, the result may lie elsewhere; with `replace` it is where the caller has a
 	 * reservation that this one takes the place of. */
 	int (*reserve_file)(int fd, void *at, bool replace, uint64_t len, void **result); /* shared, PROT_NONE */
 	int (*reserve_private)(int fd, void *at, bool replace, uint64_t len, void **result); /* copy on write, PROT_NONE */
 	int (*reserve_memory)(uint64_t len, void **result);                   /* anonymous, PROT_NONE */
+	int (*map_private)(int fd, void *at, uint64_t len);                   /* in the place of what is at `at` */
+	int (*move_memory)(void *from, void *at, uint64_t len);               /* the same, of an anonymous range */
 	int (*protect)(void *at, uint64_t len, bool readable, bool writable);
 	int (*unmap)(void *at, uint64_t len);
 	int (*advise)(void *at, uint64_t len, enum os_advice advice);

@@ -26,13 +26,13 @@ bool store_is_journal(const struct store *store, uint64_t segment_no)
 	return false;
 }
 
-int store_read_super(struct store *store, struct super *super, enum super_verdict *verdict)
+int store_read_super(struct store *store, int fd, struct super *super, enum super_verdict *verdict)
 {
 	int r;
 
 	if (store->atomic)
 		pthread_mutex_lock(&store->atomic->journal.super_lock);
-	r = super_read(store->fd, store->size, super, verdict);
+	r = super_read(fd, store->size, super, verdict);
 	if (store->atomic)
 		pthread_mutex_unlock(&store->atomic->journal.super_lock);
 	return r;
@@ -172,7 +172,7 @@ int atomic_finish(struct atomic *atomic)
 int atomic_mark_clean(struct atomic *atomic)
 {
 	struct journal *journal = &atomic->journal;
-	int r = os->sync(journal->fd); /* what was cut off and punched: the next commits compare with zeros there */
+	int r = journal_sync(journal, journal->fd); /* what was cut off and punched: the next commits compare with zeros there */
 
 	if (!r && journal_is_poisoned(journal))
 		r = -EIO;

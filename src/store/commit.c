@@ -105,7 +105,7 @@ static void settle_unchanged(struct atomic *atomic, uint64_t from, uint64_t to)
 
 	if (from == to || ratio != 1)
 		return;
-	if (atomic->track.pagemap_fd < 0 ||
+	if (track_check_pagemap(&atomic->track) ||
 	    os->private_pages(atomic->track.pagemap_fd, (uintptr_t)atomic->store->base + from * LENGTH_PAGE,
 	                      (unsigned)(to - from), is_private))
 		return;
@@ -290,7 +290,7 @@ int atomic_write_large(struct atomic *atomic)
 
 /* ---------------------------------------------------------------- apply */
 
-static int apply_record(struct atomic *atomic, const struct record_rec *header)
+static int apply_record(struct atomic *atomic, int fd, const struct record_rec *header)
 {
 	struct record_entry entry;
 	uint64_t at = 0, limit = os->file_size_limit();
@@ -301,7 +301,7 @@ static int apply_record(struct atomic *atomic, const struct record_rec *header)
 			            (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
 		int r = entry.off + entry.len > limit
 		                ? -EFBIG
-		                : os->pwrite_full(atomic->store->fd, entry.data, entry.len, entry.off);
+		                : os->pwrite_full(fd, entry.data, entry.len, entry.off);
 
 		if (r)
 			return r;
@@ -311,22 +311,34 @@ static int apply_record(struct atomic *atomic, const struct record_rec *header)
 }
 
 /* C2: what is applied comes from the journal, whose records passed through the buffer. */
-static int apply_chain(struct atomic *atomic)
+static int apply_chain(struct atomic *atomic, int fd)
 {
 	const struct record_rec *header = record_header(&atomic->record);
 
 	for (unsigned i = 0; i < atomic->chain_len; i++) {
 		const struct chain *link = &atomic->chain[i];
-		ssize_t n = os->pread_full(atomic->journal.fd, atomic->buffer, link->len, link->position);
+		ssize_t n = os->pread_full(fd, atomic->buffer, link->len, link->position);
 		int r;
 
 		if (n != (ssize_t)link->len || record_len(header, link->len) != link->len || !record_is_valid(header))
 			return n < 0 ? (int)n : -EIO;
-		r = apply_record(atomic, header);
+		r = apply_record(atomic, fd, header);
 		if (r)
 			return r;
 	}
 	return 0;
+}
+
+static int apply(struct atomic *atomic)
+{
+	int fd = store_borrow(atomic->store);
+	int r = fd;
+
+	if (fd >= 0)
+		r = atomic->chain_len ? apply_chain(atomic, fd)
+		                      : apply_record(atomic, fd, record_header(&atomic->record));
+	store_give_back(atomic->store, fd);
+	return r;
 }
 
 int atomic_catch_up(struct atomic *atomic)
@@ -337,7 +349,7 @@ int atomic_catch_up(struct atomic *atomic)
 		return -EIO;
 	if (!atomic->is_unapplied)
 		return 0;
-	r = atomic->chain_len ? apply_chain(atomic) : apply_record(atomic, record_header(&atomic->record));
+	r = apply(atomic);
 	if (r == -EIO)
 		return journal_poison(&atomic->journal, EIO);
 	if (r)

@@ -42,10 +42,13 @@ static uint64_t lines_of(const struct atomic *atomic, const uint8_t *now, const 
 static const uint8_t *committed_page(const struct atomic *atomic, uint64_t page, uint8_t *copy, int *r)
 {
 	ssize_t n;
+	int fd;
 
 	if (atomic->committed)
 		return atomic->committed + page * LENGTH_PAGE;
-	n = os->pread_full(atomic->store->fd, copy, LENGTH_PAGE, page * LENGTH_PAGE);
+	fd = store_borrow(atomic->store);
+	n = fd < 0 ? fd : os->pread_full(fd, copy, LENGTH_PAGE, page * LENGTH_PAGE);
+	store_give_back(atomic->store, fd);
 	if (n == (ssize_t)LENGTH_PAGE)
 		return copy;
 	*r = n < 0 ? (int)n : -EIO;

@@ -113,6 +113,7 @@ static int make_heap(struct store *store, const struct store_request *request)
 {
 	struct super_rec rec;
 	uint8_t uuid[16];
+	int (*write)(int fd, const void *buf, size_t len, uint64_t off);
 	uint64_t size = max_u64(round_up(min_u64(store->size, UINT64_MAX / 2), UNIT_SIZE), HEAP_MIN_SIZE);
 	int r = os->random(uuid, sizeof(uuid));
 
@@ -142,13 +143,14 @@ static int make_heap(struct store *store, const struct store_request *request)
 	r = store_back(store, 0, HEAP_MIN_SIZE);
 	if (!r && store->is_atomic)
 		r = zero_journal(store);
-	if (!r)
+	if (!r && !request->no_sync)
 		r = os->sync(store->fd);
 	super_seal(&rec);
+	write = request->no_sync ? os->pwrite_full : os->pwrite_sync;
 	if (!r)
-		r = os->pwrite_sync(store->fd, &rec, sizeof(rec), SUPER_COPY_1_OFF);
+		r = write(store->fd, &rec, sizeof(rec), SUPER_COPY_1_OFF);
 	if (!r)
-		r = os->pwrite_sync(store->fd, &rec, sizeof(rec), SUPER_COPY_2_OFF);
+		r = write(store->fd, &rec, sizeof(rec), SUPER_COPY_2_OFF);
 	if (r) {
 		store_unmap(store);
 		return fail(-r, "writing the first superblock of %s:", name_of(request));
@@ -367,6 +369,7 @@ int store_open_file(struct store *out, const struct store_request *request)
 		store.fd = store.lock_fd = -1;
 		store.read_only = request->read_only;
 		store.is_atomic = request->atomic;
+		store.no_sync = request->no_sync;
 		if (request->exclusive) {
 			struct os_stat st;
 
@@ -389,6 +392,7 @@ int store_open_file(struct store *out, const struct store_request *request)
 	} while (r == 1);
 	if (r)
 		return -1;
+	store.super.no_sync = store.no_sync;
 	*out = store;
 	return 0;
 }
@@ -399,11 +403,10 @@ void store_close_file(struct store *store)
 
 	if (store->lock_fd >= 0) {
 		/* a child that was forked a moment ago may have the description still */
-		os->unlock(store->lock_fd);
-		os->close(store->lock_fd);
+		if (store_is_ours(store, store->lock_fd))
+			os->unlock(store->lock_fd);
 	}
-	if (store->fd >= 0)
-		os->close(store->fd);
-	store->fd = store->lock_fd = -1;
+	store_close_lock(store);
+	store_close_fd(store);
 	errno = saved;
 }

@@ -167,8 +167,12 @@ static inline uint64_t huge_segments(uint64_t pages)
  *   512 .. 1024    zero
  *   i * 1024 ..    the 64 pairs (live word, remote word) of unit i, if a slab begins there
  *
- * Pair w of the slab at unit u of segment s stands at place w xor (4 * ((u + s) mod 16)): first words would
+ * Pair w of the slab at unit u of segment s stands at place w xor (4 * ((u / 4 + s) mod 16)): first words would
  * else share few sets of the processor's cache. The pair behind the last one in use, if w <= 63, is zero.
+ *
+ * A slab with at most JOINT_WORDS pairs also has a joint word for each, the first half of the place of pair w + 32; the
+ * other half is zero. Slot i is joined to slot i - 1 of the same word, as one object, if its joint bit and the live bits
+ * of both are 1; a joint bit without that means nothing.
  *
  * Unit words:
  *   bits 0..7    kind
@@ -189,6 +193,7 @@ enum unit_kind {
 #define UNIT_WORDS_LEN 512u
 #define PAIRS_LEN      1024u
 #define PAIRS          64u
+#define JOINT_WORDS    31u
 
 static inline unsigned unit_word_kind(uint64_t word)
 {
@@ -247,7 +252,20 @@ static inline uint64_t metadata_off(uint64_t segment_no)
 /* Place of pair 0; pair w is at w xor that. */
 static inline unsigned pair_colour(uint64_t segment_no, unsigned unit)
 {
-	return 4 * ((unit + (unsigned)segment_no) & 15);
+	return 4 * ((unit / 4 + (unsigned)segment_no) & 15);
+}
+
+/* Slots joined to the one before, by the live and the joint word. */
+static inline uint64_t joined_slots(uint64_t live, uint64_t joint)
+{
+	return joint & live & live << 1;
+}
+
+/* The slots joined to those in `heads`, which are joined to none. */
+static inline uint64_t joined_to(uint64_t heads, uint64_t joined)
+{
+	/* from a run's first bit on the sum carries through the whole run */
+	return joined & ~(joined + (heads << 1 & joined));
 }
 
 /* ------------------------------------------------------------------ journal of an atomic heap

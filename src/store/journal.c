@@ -74,19 +74,49 @@ uint64_t journal_longest(const struct journal *journal)
 	return longest;
 }
 
+/* ---------------------------------------------------------------- descriptors */
+
+/* Nothing was written, and so the outcome is known: the program has closed our descriptor, or RLIMIT_FSIZE is less. */
+static bool is_harmless(int r)
+{
+	return r == -EBADF || r == -EFBIG;
+}
+
+int journal_sync(const struct journal *journal, int own)
+{
+	int fd = store_borrow_of(journal->store, own);
+	int r = fd < 0 ? fd : os->sync(fd);
+
+	store_give_back_of(own, fd);
+	return r;
+}
+
+static int write_durably(const struct journal *journal, const void *bytes, uint64_t len, uint64_t off)
+{
+	int fd = store_borrow_of(journal->store, journal->fd);
+	int r = fd < 0 ? fd : os->pwrite_sync(fd, bytes, len, off);
+
+	store_give_back_of(journal->fd, fd);
+	return r;
+}
+
 /* ---------------------------------------------------------------- checkpoint */
 
 int journal_update_super(struct journal *journal, void (*change)(struct super_rec *rec, uint64_t value), uint64_t value)
 {
 	struct store *store = journal->store;
 	struct super_rec next;
-	int r;
+	int fd = store_borrow(store);
+	int r = fd;
 
+	if (fd < 0)
+		return r;
 	pthread_mutex_lock(&journal->super_lock);
 	next = store->super.rec;
 	change(&next, value);
-	r = super_write(store->fd, &store->super, &next);
+	r = super_write(fd, &store->super, &next);
 	pthread_mutex_unlock(&journal->super_lock);
+	store_give_back(store, fd);
 	return r;
 }
 
@@ -118,7 +148,9 @@ static int retire(struct journal *journal)
 	pthread_mutex_unlock(&journal->lock);
 	if (r || oldest == journal->oldest)
 		return r;
-	r = os->sync(journal->sync_fd);
+	r = journal_sync(journal, journal->sync_fd);
+	if (is_harmless(r))
+		return r;
 	count(&journal->checkpoint_flushes, 2);
 	if (r)
 		return journal_poison(journal, EIO);
@@ -126,7 +158,7 @@ static int retire(struct journal *journal)
 	if (journal_is_poisoned(journal))
 		return -EIO;
 	r = journal_update_super(journal, set_oldest, oldest);
-	if (r == -EFBIG)
+	if (is_harmless(r))
 		return r;
 	if (r)
 		return journal_poison(journal, EIO);
@@ -194,7 +226,11 @@ static int sync_growth(struct journal *journal)
 	if (!load_acquire(&journal->must_sync))
 		return 0;
 	store_release(&journal->must_sync, false);
-	r = os->sync(journal->fd);
+	r = journal_sync(journal, journal->fd);
+	if (is_harmless(r)) {
+		store_release(&journal->must_sync, true);
+		return r;
+	}
 	count(&journal->growth_flushes, 1);
 	return r ? journal_poison(journal, EIO) : 0;
 }
@@ -226,7 +262,9 @@ int journal_write(struct journal *journal, struct record *record, enum record_ki
 	if (header->position + len > os->file_size_limit())
 		return -EFBIG;
 	record_seal(record);
-	r = os->pwrite_sync(journal->fd, record->bytes, len, header->position);
+	r = write_durably(journal, record->bytes, len, header->position);
+	if (is_harmless(r))
+		return r;
 	count(&journal->flushes, 1);
 	if (r)
 		return journal_poison(journal, EIO); /* J5: it may be there or not */
@@ -304,12 +342,12 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
 	return true;
 }
 
-static int zero(struct journal *journal, uint64_t off, uint64_t len)
+static int zero(int fd, uint64_t off, uint64_t len)
 {
 	static uint8_t zeros[ZERO_CHUNK];
 
 	for (uint64_t end = off + len; off < end; off += ZERO_CHUNK) {
-		int r = os->pwrite_full(journal->fd, zeros, min_u64(ZERO_CHUNK, end - off), off);
+		int r = os->pwrite_full(fd, zeros, min_u64(ZERO_CHUNK, end - off), off);
 
 		if (r)
 			return r;
@@ -321,18 +359,24 @@ static int zero(struct journal *journal, uint64_t off, uint64_t len)
 static int make_extent(struct journal *journal)
 {
 	const struct extent_rec *plan = &journal->plan;
-	int r;
+	int fd, r;
 
 	if (plan->off + plan->len > os->file_size_limit())
 		return -EFBIG;
-	r = os->allocate(journal->fd, plan->off, plan->len);
+	fd = store_borrow_of(journal->store, journal->fd);
+	if (fd < 0)
+		return fd;
+	r = os->allocate(fd, plan->off, plan->len);
 	if (!r || r == -EOPNOTSUPP)
-		r = zero(journal, plan->off, plan->len);
-	if (r) {
-		os->punch(journal->fd, plan->off, plan->len);
+		r = zero(fd, plan->off, plan->len);
+	if (r)
+		os->punch(fd, plan->off, plan->len);
+	store_give_back_of(journal->fd, fd);
+	if (r)
 		return r;
-	}
-	r = os->sync(journal->fd);
+	r = journal_sync(journal, journal->fd);
+	if (is_harmless(r))
+		return r;
 	count(&journal->growth_flushes, 2);
 	return r ? journal_poison(journal, EIO) : 0;
 }
@@ -355,7 +399,7 @@ int journal_grow(struct journal *journal)
 	/* J8: nothing is needed, so that the ring may be laid out anew */
 	r = journal_update_super(journal, add_extent, (uint64_t)(uintptr_t)journal);
 	if (r)
-		return r == -EFBIG ? r : journal_poison(journal, EIO);
+		return is_harmless(r) ? r : journal_poison(journal, EIO);
 	pthread_mutex_lock(&journal->lock);
 	journal->extent[journal->extents++] = journal->plan;
 	journal->capacity += journal->plan.len;
@@ -380,7 +424,7 @@ int journal_shrink(struct journal *journal, uint64_t used)
 	/* before the space is anybody else's: J7 */
 	r = journal_update_super(journal, keep_first_extent, 0);
 	if (r)
-		return r == -EFBIG ? r : journal_poison(journal, EIO);
+		return is_harmless(r) ? r : journal_poison(journal, EIO);
 	journal->extents = 1;
 	journal->capacity = journal->extent[0].len;
 	journal->head = journal->applied_head = journal->tail = 0;
@@ -435,8 +479,8 @@ int journal_open(struct journal *journal, struct store *store, uint64_t limit, u
 void journal_close(struct journal *journal)
 {
 	checkpoint_stop(journal);
-	os->close(journal->fd);
-	os->close(journal->sync_fd);
+	store_close_own(journal->store, journal->fd);
+	store_close_own(journal->store, journal->sync_fd);
 	pthread_mutex_destroy(&journal->super_lock);
 	pthread_mutex_destroy(&journal->checkpoint_lock);
 	pthread_mutex_destroy(&journal->lock);

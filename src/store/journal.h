@@ -96,6 +96,9 @@ void journal_abandon(struct journal *journal);
 
 /* ---- anybody; 0 or -errno */
 
+/* Sync the file by `own`, one of the journal's descriptors. 0, or -errno; -EBADF: the program has closed it. */
+int journal_sync(const struct journal *journal, int own);
+
 /* Sync the file and retire everything that is applied. */
 int journal_checkpoint(struct journal *journal);
 

@@ -52,6 +52,15 @@ void store_stamp(const struct store *store, struct super_rec *rec)
 		memset(rec->boot_id, 0, sizeof(rec->boot_id));
 }
 
+static int write_super(struct store *store, const struct super_rec *next)
+{
+	int fd = store_borrow(store);
+	int r = fd < 0 ? fd : super_write(fd, &store->super, next);
+
+	store_give_back(store, fd);
+	return r;
+}
+
 int store_mark_dirty(struct store *store)
 {
 	struct truth_page_rec *truth = store_truth(store);
@@ -65,7 +74,7 @@ int store_mark_dirty(struct store *store)
 	}
 	next.generation++;
 	store_stamp(store, &next);
-	r = super_write(store->fd, &store->super, &next);
+	r = write_super(store, &next);
 	if (r) {
 		/* the error of an earlier write may have been reported to this one */
 		store->sync_failed = true;
@@ -80,8 +89,13 @@ int store_mark_dirty(struct store *store)
 
 int store_sync(struct store *store)
 {
-	int r = os->sync(store->fd);
+	int fd, r;
 
+	if (store->no_sync)
+		return 0;
+	fd = store_borrow(store);
+	r = fd < 0 ? fd : os->sync(fd);
+	store_give_back(store, fd);
 	if (!r && !store->sync_failed)
 		return 0;
 	/* the kernel reports a lost page once; a later success would not mean that it is there */
@@ -94,14 +108,14 @@ int store_mark_clean(struct store *store)
 	struct super_rec next;
 	int r;
 
-	if (store->read_only || store->super.rec.state == SUPER_CLEAN)
+	if (store->read_only || store->no_sync || store->super.rec.state == SUPER_CLEAN)
 		return 0;
 	store_record_blocks(store);
 	if (store_sync(store))
 		return -1;
 	next = store->super.rec;
 	next.state = SUPER_CLEAN;
-	r = super_write(store->fd, &store->super, &next);
+	r = write_super(store, &next);
 	if (r) {
 		store->sync_failed = true;
 		return fail(-r, "marking the heap as clean:");

@@ -43,8 +43,11 @@ static int copy_range(struct snapshot *snapshot, const struct store *from, uint6
 
 	while (off < end) {
 		uint64_t n = min_u64(end - off, CHUNK);
-		ssize_t got = os->pread_full(from->fd, bytes, n, off);
+		int fd = store_borrow(from);
+		ssize_t got = fd < 0 ? fd : os->pread_full(fd, bytes, n, off);
 		int r = got < 0 ? (int)got : os->pwrite_full(snapshot->store.fd, bytes, (size_t)got, off);
+
+		store_give_back(from, fd);
 
 		if (r)
 			return r;
@@ -75,7 +78,11 @@ static int each_part(struct snapshot *snapshot, const struct store *from, uint64
 
 static int clone_range(struct snapshot *snapshot, const struct store *from, uint64_t off, uint64_t end)
 {
-	return os->clone(from->fd, snapshot->store.fd, off, end - off);
+	int fd = store_borrow(from);
+	int r = fd < 0 ? fd : os->clone(fd, snapshot->store.fd, off, end - off);
+
+	store_give_back(from, fd);
+	return r;
 }
 
 /* Let the file have its length, and blocks for all of it: zeros are no holes. */

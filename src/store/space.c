@@ -11,19 +11,19 @@
 #include <errno.h>
 
 /* Without fallocate: every page is read and written again as it is, and zeros make the file longer. */
-static int back_by_writing(struct store *store, uint64_t off, uint64_t len)
+static int back_by_writing(int fd, uint64_t off, uint64_t len)
 {
 	uint8_t page[LENGTH_PAGE];
 
 	for (uint64_t end = off + len; off < end; off += sizeof(page)) {
-		ssize_t n = os->pread_full(store->fd, page, sizeof(page), off);
+		ssize_t n = os->pread_full(fd, page, sizeof(page), off);
 		int r;
 
 		if (n < 0)
 			return (int)n;
 		for (size_t i = (size_t)n; i < sizeof(page); i++)
 			page[i] = 0;
-		r = os->pwrite_full(store->fd, page, sizeof(page), off);
+		r = os->pwrite_full(fd, page, sizeof(page), off);
 		if (r)
 			return r;
 	}
@@ -31,31 +31,87 @@ static int back_by_writing(struct store *store, uint64_t off, uint64_t len)
 }
 
 /* Back a range whose blocks may belong to another file as well. */
-static int allocate_unshared(struct store *store, uint64_t off, uint64_t len)
+static int allocate_unshared(int fd, uint64_t off, uint64_t len)
 {
-	int r = os->unshare(store->fd, off, len);
+	int r = os->unshare(fd, off, len);
 
 	if (r != -EOPNOTSUPP && r != -EINVAL)
 		return r;
-	r = os->allocate(store->fd, off, len);
+	r = os->allocate(fd, off, len);
 	if (r)
 		return r;
-	return os->is_shared(store->fd, off, len) == 1 ? back_by_writing(store, off, len) : 0;
+	return os->is_shared(fd, off, len) == 1 ? back_by_writing(fd, off, len) : 0;
 }
 
-static int allocate(struct store *store, uint64_t off, uint64_t len)
+static int allocate_in(struct store *store, int fd, uint64_t off, uint64_t len)
 {
 	int r;
 
 	if (off + len > os->file_size_limit())
 		return -EFBIG; /* beyond it the kernel would send SIGXFSZ */
 	if (!store->zeroes_only) {
-		r = store->unshares ? allocate_unshared(store, off, len) : os->allocate(store->fd, off, len);
+		r = store->unshares ? allocate_unshared(fd, off, len) : os->allocate(fd, off, len);
 		if (r != -EOPNOTSUPP)
 			return r;
 		store->zeroes_only = true;
 	}
-	return back_by_writing(store, off, len);
+	return back_by_writing(fd, off, len);
+}
+
+/* Without a descriptor: the kernel takes blocks for pages that are written, through the mapping, as far as the
+ * file is long. Where it can't this is an error and no signal. */
+static int allocate_mapped(struct store *store, uint64_t off, uint64_t len)
+{
+	bool is_new = off + len > store->size;
+	int r = is_new ? os->protect(store->base + off, len, true, true) : 0;
+
+	if (r)
+		return r;
+	r = os->advise(store->base + off, len, OS_POPULATE_WRITE);
+	if (r && is_new)
+		os->protect(store->base + max_u64(off, store->size), off + len - max_u64(off, store->size), false, false);
+	return r ? -ENOSPC : 0;
+}
+
+static int allocate(struct store *store, uint64_t off, uint64_t len)
+{
+	int fd = store_borrow(store);
+	int r;
+
+	if (fd < 0)
+		return store->base && !store->is_atomic ? allocate_mapped(store, off, len) : fd; /* its pages are none of the file's */
+	r = allocate_in(store, fd, off, len);
+	store_give_back(store, fd);
+	return r;
+}
+
+int store_stat(const struct store *store, struct os_stat *st)
+{
+	int fd = store_borrow(store);
+	int r = fd < 0 ? fd : os->stat_fd(fd, st);
+
+	store_give_back(store, fd);
+	return r;
+}
+
+/* How long somebody made the file beyond the heap, so that it can grow without a descriptor; 0: nobody did. */
+static uint64_t made_long(const struct store *store)
+{
+	struct os_stat st;
+
+	return store->no_sync && store_stat(store, &st) == 0 && st.size > store->size ? st.size : 0;
+}
+
+/* Cut the file to `size` bytes, and make it `length` bytes long again if that is more. */
+static int cut(const struct store *store, uint64_t size, uint64_t length)
+{
+	int fd = store_borrow(store);
+	int r = fd < 0 ? fd : os->truncate(fd, size);
+
+	if (!r && length > size && length <= os->file_size_limit())
+		os->truncate(fd, length);
+	store_give_back(store, fd);
+	return r;
 }
 
 void store_record_blocks(struct store *store)
@@ -66,7 +122,7 @@ void store_record_blocks(struct store *store)
 	if (store->is_atomic)
 		return;
 	/* a restoration that failed for lack of space must be tried again at the next opening */
-	if (!store->is_restoring && os->stat_fd(store->fd, &st) == 0)
+	if (!store->is_restoring && store_stat(store, &st) == 0)
 		truth_store(&store_truth(store)->backed_blocks, st.blocks);
 }
 
@@ -76,7 +132,7 @@ bool store_has_lost_blocks(struct store *store)
 
 	if (store->is_atomic)
 		return false;
-	return os->stat_fd(store->fd, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
+	return store_stat(store, &st) != 0 || st.blocks < truth_load(&store_truth(store)->backed_blocks);
 }
 
 /* Where the file ends; behind `size` there may be the journal of an atomic heap. */
@@ -84,20 +140,21 @@ static uint64_t file_end(const struct store *store)
 {
 	struct os_stat st;
 
-	return store->is_atomic && os->stat_fd(store->fd, &st) == 0 ? max_u64(st.size, store->size) : store->size;
+	return store->is_atomic && store_stat(store, &st) == 0 ? max_u64(st.size, store->size) : store->size;
 }
 
-/* What failed half-way is cut off: nothing of it was handed out. `end` is where the file ended. If an extent of the
- * journal is planned behind that, it may just be made: then all stays until the heap is closed. */
-static void undo_extension(struct store *store, uint64_t end)
+/* What failed half-way is cut off: nothing of it was handed out. `end` is where the file ended, `length` what
+ * made_long() said. If an extent of an atomic heap's journal is planned behind that, it may just be made: then all
+ * stays until the heap is closed. */
+static void undo_extension(struct store *store, uint64_t end, uint64_t length)
 {
 	if (!store->is_atomic || store->end <= end)
-		os->truncate(store->fd, end);
+		cut(store, end, length);
 }
 
 int store_extend(struct store *store, uint64_t size)
 {
-	uint64_t end;
+	uint64_t end, length;
 	int r;
 
 	if (size <= store->size)
@@ -105,13 +162,14 @@ int store_extend(struct store *store, uint64_t size)
 	if (size > store->max_size)
 		return -EFBIG;
 	end = file_end(store);
+	length = made_long(store);
 	r = allocate(store, store->size, size - store->size);
 	if (!r)
 		r = os->protect(store->base + store->size, size - store->size, true, true);
 	if (!r && store->atomic)
 		r = atomic_extended(store, size);
 	if (r) {
-		undo_extension(store, end);
+		undo_extension(store, end, length);
 		return r;
 	}
 	store_release(&store->size, size); /* pairs with readers that check an address against it */
@@ -126,8 +184,10 @@ int store_back(struct store *store, uint64_t off, uint64_t len)
 
 int store_punch(struct store *store, uint64_t off, uint64_t len)
 {
-	int r = os->punch(store->fd, off, len);
+	int fd = store_borrow(store);
+	int r = fd < 0 ? fd : os->punch(fd, off, len);
 
+	store_give_back(store, fd);
 	if (!r)
 		store_record_blocks(store);
 	return r;
@@ -135,18 +195,19 @@ int store_punch(struct store *store, uint64_t off, uint64_t len)
 
 int store_truncate(struct store *store, uint64_t size)
 {
-	uint64_t old = store->size;
+	uint64_t old = store->size, length;
 	int r;
 
 	/* the journal stays; what was only reserved for it goes */
 	for (unsigned i = 0; store->is_atomic && i < JOURNAL_EXTENTS; i++)
 		size = max_u64(size, store->super.rec.journal[i].off + store->super.rec.journal[i].len);
 	if (size >= old)
-		return store->is_atomic && size < store->end ? os->truncate(store->fd, size) : 0;
+		return store->is_atomic && size < store->end ? cut(store, size, 0) : 0;
+	length = made_long(store);
 	/* no access beyond the end while it moves */
 	store_release(&store->size, size);
 	os->protect(store->base + size, old - size, false, false);
-	r = os->truncate(store->fd, size);
+	r = cut(store, size, length);
 	if (r) {
 		if (os->protect(store->base + size, old - size, true, true) == 0)
 			store_release(&store->size, old);

@@ -13,7 +13,7 @@
 struct store_request {
 	const char *path;       /* NULL: `fd` is meant */
 	int fd;
-	bool create, exclusive, read_only, fixed, wait, recover;
+	bool create, exclusive, read_only, fixed, wait, recover, no_sync;
 	bool atomic, convert, declared;
 	uint64_t max_size;      /* bytes, 0: no limit of its own */
 	uint64_t address_space; /* bytes, 0: the default */
@@ -37,6 +37,7 @@ struct store {
 	bool is_unclean;    /* after a power cut, or a copy of a heap in use: repair before use */
 	bool is_moved;      /* another file than the one last used: holes are possible */
 	bool is_marked;     /* this process has put its dirty mark on the device */
+	bool no_sync;       /* the heap is for one boot: nothing is synced, and the mark stays */
 	bool sync_failed;   /* data may be lost: never mark clean again */
 	bool is_ragged;     /* the file had a part of a unit at its end: bytes that we did not make */
 	bool is_restoring;  /* used parts are being backed: blocks are not recorded until all are */
@@ -75,6 +76,42 @@ int store_create_unnamed(struct store *store, const struct store_request *reques
 int store_publish(struct store *store, const struct store_request *request, const char *temporary);
 void store_close_file(struct store *store);
 
+/* ---- descriptor.c: programs that close descriptors which are not theirs */
+
+/* Is `fd` open, and the file `id`, or may be because that is all zero? */
+bool store_is_file(const struct os_file_id *id, int fd);
+
+/* Is `fd` open, and the heap's file? */
+bool store_is_ours(const struct store *store, int fd);
+
+/* A descriptor of the heap's file for one use, or -EBADF: the program has closed it. To be given back. */
+int store_borrow(const struct store *store);
+void store_give_back(const struct store *store, int fd);
+
+/* The same of `own`, another descriptor of the heap's file: the copy has its description, and so the errors that the
+ * kernel has still to report to it. */
+int store_borrow_of(const struct store *store, int own);
+void store_give_back_of(int own, int fd);
+
+/* Close `own`, if it is still ours. */
+void store_close_own(const struct store *store, int own);
+
+/* Close one of the two, if it is still ours. */
+void store_close_fd(struct store *store);
+void store_close_lock(struct store *store);
+
+/* ---- child.c: a forked child and the mapping that it inherited */
+
+/* Copy the file as it is now to the file `fd`, by reflink where possible, else what is data; all of the copy is
+ * backed. Truth that other threads are changing is copied before or after each change. 0 or -errno. */
+int store_copy(struct store *store, int fd);
+
+/* Go on with the file `fd`, a copy of the store's, mapped where the store is. */
+int store_reopen(struct store *store, int fd);
+
+/* Stores into the mapping reach the file no longer. */
+int store_detach(struct store *store);
+
 /* ---- mapping.c: address space */
 
 /* Reserve address space and map the file there: at the preferred address if `fixed`, else anywhere. */
@@ -106,8 +143,9 @@ static inline void store_wrote(struct store *store, const void *addr, uint64_t l
 		store_declare_write(store, addr, len);
 }
 
-/* Read the superblock's copies of the open heap, not while a checkpoint writes one. 0 or -errno. */
-int store_read_super(struct store *store, struct super *super, enum super_verdict *verdict);
+/* Read the superblock's copies of the open heap from its descriptor `fd`, not while a checkpoint writes one.
+ * 0 or -errno. */
+int store_read_super(struct store *store, int fd, struct super *super, enum super_verdict *verdict);
 
 /* ---- convert.c: FM_CONVERT. -1 after fail() */
 
@@ -152,6 +190,9 @@ int store_punch(struct store *store, uint64_t off, uint64_t len);
 
 /* Cut the file to `size` bytes. */
 int store_truncate(struct store *store, uint64_t size);
+
+/* What the file system says of the heap's file; -EBADF: the program has closed it. */
+int store_stat(const struct store *store, struct os_stat *st);
 
 /* Has the file lost blocks since backed_blocks was recorded? */
 bool store_has_lost_blocks(struct store *store);

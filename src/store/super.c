@@ -87,6 +87,7 @@ int super_read(int fd, uint64_t file_size, struct super *super, enum super_verdi
 		*verdict = judge_invalid(rec);
 		return 0;
 	}
+	super->no_sync = false;
 	super->copy = valid[0] && valid[1] ? rec[1].sequence > rec[0].sequence : valid[1];
 	super->both_valid = valid[0] && valid[1];
 	super->rec = rec[super->copy];
@@ -141,7 +142,8 @@ int super_write(int fd, struct super *super, const struct super_rec *next)
 		return -EFBIG; /* the kernel would send SIGXFSZ */
 	rec.sequence = super->rec.sequence + 1;
 	super_seal(&rec);
-	r = os->pwrite_sync(fd, &rec, SECTOR, copy_off[copy]);
+	r = super->no_sync ? os->pwrite_full(fd, &rec, SECTOR, copy_off[copy])
+	                   : os->pwrite_sync(fd, &rec, SECTOR, copy_off[copy]);
 	if (r)
 		return r;
 	super->rec = rec;

@@ -14,6 +14,7 @@ struct super {
 	struct super_rec rec; /* the copy that counts */
 	unsigned copy;        /* its number, 0 or 1 */
 	bool both_valid;
+	bool no_sync;         /* written without waiting for the device */
 };
 
 /* What the first bytes of a file are. */

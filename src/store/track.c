@@ -12,6 +12,38 @@ static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &tr
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
+/* ---------------------------------------------------------------- descriptors, which the program may close */
+
+struct os_file_id track_id_of(int fd)
+{
+	struct os_stat st;
+
+	return os->stat_fd(fd, &st) ? (struct os_file_id){0} : st.id;
+}
+
+int track_open_pagemap(struct track *track)
+{
+	track->pagemap_fd = os->pagemap();
+	if (track->pagemap_fd < 0)
+		return track->pagemap_fd;
+	track->pagemap_id = track_id_of(track->pagemap_fd);
+	return 0;
+}
+
+int track_check_pagemap(const struct track *track)
+{
+	return store_is_file(&track->pagemap_id, track->pagemap_fd) ? 0 : -EBADF;
+}
+
+void track_close_pagemap(struct track *track)
+{
+	if (store_is_file(&track->pagemap_id, track->pagemap_fd))
+		os->close(track->pagemap_fd);
+	track->pagemap_fd = -1;
+}
+
+/* ---------------------------------------------------------------- ways */
+
 static int try_way(struct track *track, const struct track_way *way)
 {
 	track->way = way;

@@ -51,6 +51,7 @@ struct track {
 	bool checks;           /* declared: every private page is compared, for debugging */
 	uint64_t undeclared;   /* and this is the first byte that was changed without a declaration */
 	int watch_fd, pagemap_fd;
+	struct os_file_id watch_id, pagemap_id; /* which files they are */
 	struct track *next;    /* of those the signal handler knows */
 };
 
@@ -59,6 +60,14 @@ extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits, tr
 /* Choose: the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
 int track_open(struct track *track, struct store *store, const char *name);
 void track_close(struct track *track);
+
+/* Open track->pagemap_fd, or ask whether it is ours still: 0 or -errno; or close it if it is. */
+int track_open_pagemap(struct track *track);
+int track_check_pagemap(const struct track *track);
+void track_close_pagemap(struct track *track);
+
+/* Which file is `fd`? All zero if that can't be told. */
+struct os_file_id track_id_of(int fd);
 
 /* ---- track_mprotect.c, for track_declared.c too */
 

@@ -65,11 +65,13 @@ static int check(struct track *track)
 {
 	uint64_t pages = track->store->size / LENGTH_PAGE;
 	uint8_t is_private;
+	bool can_ask = track_check_pagemap(track) == 0;
 
 	for (uint64_t page = 0; page < pages && os->page_size() == LENGTH_PAGE; page++) {
 		if (pageset_has(&track->found, page) || atomic_is_own(track->store, page))
 			continue;
-		if (os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * LENGTH_PAGE, 1,
+		if (can_ask &&
+		    os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * LENGTH_PAGE, 1,
 		                      &is_private) == 0 && !is_private)
 			continue;
 		if (diff_size(track->store->atomic, page) > 0) {

@@ -62,7 +62,7 @@ int track_join_faults(struct track *track)
 	store_relaxed(&track->next, tracks);
 	store_release(&tracks, track);
 	pthread_mutex_unlock(&lock);
-	track->pagemap_fd = os->pagemap(); /* it does without */
+	track_open_pagemap(track); /* it does without */
 	return 0;
 }
 
@@ -75,8 +75,7 @@ void track_leave_faults(struct track *track)
 		at = &(*at)->next;
 	store_release(at, track->next);
 	pthread_mutex_unlock(&lock);
-	if (track->pagemap_fd >= 0)
-		os->close(track->pagemap_fd);
+	track_close_pagemap(track);
 }
 
 static int open_faults(struct track *track)

@@ -13,14 +13,8 @@
 
 static int open_pagemap(struct track *track)
 {
-	track->pagemap_fd = os->pagemap();
 	track->drops_unchanged = true;
-	return track->pagemap_fd < 0 ? track->pagemap_fd : 0;
-}
-
-static void close_pagemap(struct track *track)
-{
-	os->close(track->pagemap_fd);
+	return track_open_pagemap(track);
 }
 
 static int find(struct track *track)
@@ -28,13 +22,15 @@ static int find(struct track *track)
 	uint64_t page_size = os->page_size(), ratio = page_size / LENGTH_PAGE;
 	uint64_t pages = round_up(load_relaxed(&track->store->size), page_size) / page_size;
 	uint8_t is_private[AT_ONCE];
+	int r = track_check_pagemap(track);
 
+	if (r)
+		return r;
 	pageset_move(&track->noted, &track->found);
 	for (uint64_t page = 0; page < pages; page += AT_ONCE) {
 		unsigned n = (unsigned)min_u64(pages - page, AT_ONCE);
-		int r = os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * page_size, n,
-		                          is_private);
 
+		r = os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * page_size, n, is_private);
 		if (r)
 			return r;
 		for (unsigned i = 0; i < n; i++)
@@ -68,7 +64,7 @@ const struct track_way track_pagemap_bits = {
 	.kind = TRACK_PAGEMAP,
 	.name = "pagemap",
 	.open = open_pagemap,
-	.close = close_pagemap,
+	.close = track_close_pagemap,
 	.extended = extended,
 	.find = find,
 	.will_write = will_write,

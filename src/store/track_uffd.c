@@ -15,21 +15,23 @@
 static int open_watch(struct track *track)
 {
 	struct store *store = track->store;
+	int r;
 
 	track->watch_fd = os->watch(store->base, store->reserved);
 	if (track->watch_fd < 0)
 		return track->watch_fd;
-	track->pagemap_fd = os->pagemap();
-	if (track->pagemap_fd >= 0)
-		return 0;
-	os->close(track->watch_fd);
-	return track->pagemap_fd;
+	track->watch_id = track_id_of(track->watch_fd);
+	r = track_open_pagemap(track);
+	if (r)
+		os->close(track->watch_fd);
+	return r;
 }
 
 static void close_watch(struct track *track)
 {
-	os->close(track->pagemap_fd);
-	os->close(track->watch_fd);
+	track_close_pagemap(track);
+	if (store_is_file(&track->watch_id, track->watch_fd))
+		os->close(track->watch_fd);
 }
 
 static int find(struct track *track)
@@ -37,7 +39,10 @@ static int find(struct track *track)
 	const struct store *store = track->store;
 	uint64_t base = (uintptr_t)store->base, from = base, end = base + load_relaxed(&store->size);
 	struct os_range ranges[RANGES];
+	int r = track_check_pagemap(track);
 
+	if (r)
+		return r;
 	end = round_up(end, os->page_size());
 	while (from < end) {
 		uint64_t before = from;

@@ -43,6 +43,8 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 #define compare_exchange_seq(p, old, new) (step(), (compare_exchange_seq)((p), (old), (new)))
 #define pthread_mutex_lock(mutex) lock_in_turns(mutex)
 
+#include "../../src/alloc/lists.c"
+#include "../../src/alloc/join.c"
 #include "../../src/alloc/owner.c"
 #include "../../src/alloc/slab.c"
 #include "../../src/alloc/alloc.c"

@@ -27,6 +27,9 @@ void (*fm_truth_hook)(const uint64_t *word);
 
 #define STATES      80000
 #define MAX_OBJECTS 400
+#define JOINED_LEN  (3 * 480)
+#define FILLING     550 /* operations, the last of which free */
+#define EMPTYING    200
 #define MAX_ROOTS   40
 #define MIB         (UINT64_C(1) << 20)
 #define GIB         (UINT64_C(1) << 30)
@@ -77,6 +80,7 @@ struct scenario {
 	unsigned keep;      /* objects at most */
 	uint64_t max_size;  /* of the file */
 	unsigned prelude; /* operations of prelude[] that a round begins with */
+	bool joins;    /* objects of joined slots must come up */
 	bool is_dense; /* files have all their blocks; else memory comes as it is touched, which is faster */
 	unsigned weight[VERBS];
 	size_t (*size)(uint64_t *rng);
@@ -98,6 +102,7 @@ static struct test {
 	bool is_watching;
 	uint64_t states;          /* examined in all */
 	uint64_t extended;        /* those of a directory with an extent */
+	uint64_t joined;          /* objects of joined slots */
 	uint64_t blocks;          /* that the copy pretends to have */
 	void (*look)(void);       /* what the other process is to do */
 	unsigned found_heap, found_zeros; /* in a file that becomes a heap */
@@ -542,6 +547,7 @@ static struct {
 	bool is_running, has_work;
 	void *(*work)(void *arg);
 	void *arg, *result;
+	int error;
 } helper = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
 
 static void *helper_main(void *arg)
@@ -553,6 +559,7 @@ static void *helper_main(void *arg)
 		if (!helper.work)
 			break;
 		helper.result = helper.work(helper.arg);
+		helper.error = errno;
 		helper.has_work = false;
 		pthread_cond_broadcast(&helper.cond);
 	}
@@ -580,6 +587,7 @@ static void *helper_do(void *(*work)(void *), void *arg)
 	while (work && helper.has_work)
 		pthread_cond_wait(&helper.cond, &helper.lock);
 	result = helper.result;
+	errno = helper.error;
 	pthread_mutex_unlock(&helper.lock);
 	if (!work) {
 		pthread_join(helper.thread, NULL);
@@ -620,6 +628,7 @@ static void model_add(void *p)
 		at--;
 	}
 	t->object[at] = object;
+	t->joined += object.usable == JOINED_LEN && t->scenario->joins;
 	crash_fill(p, object.id, object.size);
 }
 
@@ -630,11 +639,17 @@ static void model_remove(const struct object *object)
 	memmove(&t->object[at], &t->object[at + 1], (--t->count - at) * sizeof(*object));
 }
 
+/* Slabs are to be full, and then to have holes, before slots are joined; nothing of this is new to the scenarios. */
+static bool is_filling(void)
+{
+	return t->scenario->joins && t->op_no < FILLING;
+}
+
 static void *run(void *(*work)(void *), void *arg, bool by_helper)
 {
 	void *result;
 
-	t->is_watching = true;
+	t->is_watching = !is_filling();
 	result = by_helper ? helper_do(work, arg) : work(arg);
 	t->is_watching = false;
 	return result;
@@ -755,6 +770,8 @@ static enum verb choose_verb(void)
 	unsigned all = 0;
 	uint64_t pick;
 
+	if (is_filling())
+		return t->op_no < FILLING - EMPTYING ? MALLOC : FREE;
 	if (t->op_no <= t->scenario->prelude)
 		return prelude[t->op_no - 1];
 	for (unsigned i = 0; i < VERBS; i++)
@@ -868,6 +885,12 @@ static size_t giant_size(uint64_t *rng)
 	return proc_below(rng, 6) ? GIB + proc_below(rng, 3 * GIB) : 5 * MIB + proc_below(rng, 40 * MIB);
 }
 
+/* Slots of 480 bytes take all units; what would need a slab of its own then takes JOINED_LEN of those. */
+static size_t joined_size(uint64_t *rng)
+{
+	return is_filling() || proc_below(rng, 2) ? 449 + proc_below(rng, 32) : 1281 + proc_below(rng, 128);
+}
+
 /* Sizes 16..4096 (>> 7) or 2 KiB..512 KiB: few of them, so that slabs fill up and get empty. */
 static const struct scenario scenarios[] = {
 	{
@@ -885,7 +908,13 @@ static const struct scenario scenarios[] = {
 		.size = slab_size,
 	},
 	{
-		.name = "roots", .share = 172, .ops = 200, .keep = 40, .max_size = 8 * MIB, .is_dense = true,
+		.name = "joined slots", .share = 50, .ops = 900, .keep = 390, .max_size = 5 * 64 * 1024, .joins = true,
+		.weight = {[MALLOC] = 30, [CALLOC] = 4, [REALLOC] = 6, [FREE] = 24, [HELPER_FREE] = 14,
+		           [HELPER_EXIT] = 1},
+		.size = joined_size,
+	},
+	{
+		.name = "roots", .share = 122, .ops = 200, .keep = 40, .max_size = 8 * MIB, .is_dense = true,
 		.weight = {[MALLOC] = 8, [FREE] = 6, [HELPER_FREE] = 2, [ROOT_SET] = 40, [ROOT_REMOVE] = 20,
 		           [REOPEN] = 2},
 		.size = small_size,
@@ -986,6 +1015,8 @@ static void run_scenario(void **state)
 	end_scenario();
 	if (scenario->max_size > 8 * GIB && !only)
 		assert_true(t->extended > 0);
+	if (scenario->joins && !only)
+		assert_true(t->joined > 0);
 }
 
 /* ---------------------------------------------------------------- creation */

@@ -40,6 +40,8 @@ verdict "api includes only the layers below" "$(layer api base os store alloc)"
 verdict "outside src only include/ is used, tests of modules excepted" \
 	"$(grep -nE '#include "(\.\./)*src/|#include "(base|os|store|alloc|api)/' -r include examples bench tests 2>/dev/null |
 		grep -vE '^tests/(unit|atomic|crash|concurrency|hostile|support)/')"
+verdict "preload uses include/ and src/api/embed.h alone" \
+	"$(grep -nE '#include "' preload/*.[ch] | grep -vE '"(preload|\.\./src/api/embed)\.h"')"
 verdict "system calls are made in src/os alone" \
 	"$(grep -nE '#include <(sys/(mman|stat|file|ioctl|uio|random|resource)|unistd|fcntl|linux/.*)\.h>' src/base/* src/store/* \
 		src/alloc/* src/api/*)"

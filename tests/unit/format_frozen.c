@@ -152,9 +152,11 @@ static void test_words(void **state)
 	IS(unit_word_kind(UINT64_C(0xffffffffffffff02)), UNIT_SLAB);
 	IS(segment_word_kind(0x102), SEGMENT_METADATA);
 	IS(pair_colour(0, 0), 0);
-	IS(pair_colour(0, 15), 60);
-	IS(pair_colour(1, 15), 0);
-	IS(pair_colour(5, 2), 28);
+	IS(pair_colour(0, 3), 0);
+	IS(pair_colour(0, 4), 4);
+	IS(pair_colour(0, 63), 60);
+	IS(pair_colour(1, 63), 0);
+	IS(pair_colour(5, 2), 20);
 }
 
 /* ---------------------------------------------------------------- a machine that is always the same */
@@ -289,14 +291,14 @@ static void make_by_hand(void)
 	put(16384 + 32, 0x102, 8);
 
 	put(0x10000 + 8 * 2, 0x180102, 8);
-	put(0x10000 + 2 * 1024 + 16 * 8, 3, 8);           /* word 0 at place 4 * 2 */
-	put(0x10000 + 2 * 1024 + 16 * 8 + 8, 2, 8);       /* its remote word */
-	put(0x10000 + 2 * 1024 + 16 * 9, 1, 8);           /* word 1 */
+	put(0x10000 + 2 * 1024, 3, 8);                    /* word 0 at place 4 * (2 / 4) */
+	put(0x10000 + 2 * 1024 + 8, 2, 8);                /* its remote word */
+	put(0x10000 + 2 * 1024 + 16 * 1, 1, 8);           /* word 1 */
 	put_bytes(0x20000, "first", 5);
 	put_bytes(0x20000 + 64 * 24, "sixty-fourth", 12);
 
 	put(0x10000 + 8 * 3, 0x400102, 8);
-	put(0x10000 + 3 * 1024 + 16 * 12, 0xb, 8);        /* slots 0, 1 and 3 */
+	put(0x10000 + 3 * 1024, 0xb, 8);                  /* slots 0, 1 and 3 */
 	put(0x30000, 7, 8);
 	put(0x30000 + 8, 0x30040, 8);
 	put(0x30000 + 24, 0x300c0, 8);
@@ -321,7 +323,7 @@ static void make_by_hand(void)
 	put(0x1000000 + 8 * 5, UINT64_C(0x99980302), 8);
 	put(0x1000000 + 8 * 6, 1, 8);
 	put(0x1000000 + 8 * 7, 1, 8);
-	put(0x1000000 + 5 * 1024 + 16 * 36, 5, 8);        /* place 0 xor 4 * ((5 + 4) mod 16) */
+	put(0x1000000 + 5 * 1024 + 16 * 20, 5, 8);        /* place 0 xor 4 * ((5 / 4 + 4) mod 16) */
 	put_bytes(0x1050000 + 2 * 39320, "third", 5);
 }
 
@@ -402,9 +404,9 @@ static void test_heap_made_by_hand(void **state)
 	assert_int_equal(proc_check(heap), 0);
 	assert_int_equal(proc_count_objects(heap), 4);
 	assert_int_equal(fm_close(heap), 0);
-	assert_int_equal(get(0x1000000 + 5 * 1024 + 16 * 36, 8), 4);
-	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 8, 8), 1);
-	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 8 + 8, 8), 0);
+	assert_int_equal(get(0x1000000 + 5 * 1024 + 16 * 20, 8), 4);
+	assert_int_equal(get(0x10000 + 2 * 1024, 8), 1);
+	assert_int_equal(get(0x10000 + 2 * 1024 + 8, 8), 0);
 	heap = fm_open_fd(fd, 0, NULL);
 	assert_non_null(heap);
 	assert_int_equal(proc_count_objects(heap), 4);
@@ -533,12 +535,12 @@ static void test_heap_made_by_library(void **state)
 		{0x10000 + 8 * 13, 1},
 		{0x10000 + 8 * 14, 1},
 		{0x10000 + 8 * 15, 1},
-		{0x10000 + 2 * 1024 + 16 * 8, UINT64_MAX - 2}, /* slots 0..63 but 1 */
-		{0x10000 + 2 * 1024 + 16 * 9, 0x3f},           /* slots 64..69 */
-		{0x10000 + 2 * 1024 + 16 * 9 + 8, 0x4},        /* 66 is freed remotely */
-		{0x10000 + 3 * 1024 + 16 * 12, 0x1},
-		{0x10000 + 4 * 1024 + 16 * 16, 0x3},
-		{0x10000 + 5 * 1024 + 16 * 20, 0x3},
+		{0x10000 + 2 * 1024, UINT64_MAX - 2}, /* slots 0..63 but 1 */
+		{0x10000 + 2 * 1024 + 16 * 1, 0x3f},           /* slots 64..69 */
+		{0x10000 + 2 * 1024 + 16 * 1 + 8, 0x4},        /* 66 is freed remotely */
+		{0x10000 + 3 * 1024, 0x1},
+		{0x10000 + 4 * 1024 + 16 * 4, 0x3},
+		{0x10000 + 5 * 1024 + 16 * 4, 0x3},
 	};
 	static const struct word roots[] = {
 		{0x40040, 7}, {0x50020, 0xabcd}, {0x50028, 0x20000},
@@ -585,8 +587,8 @@ static void test_heap_made_by_library(void **state)
 	expect_super(0, 2, 0);
 	expect_super(8192, 1, 1);
 	/* the remote free is collected, the file ends with the last page in use, rounded to units */
-	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 9, 8), 0x3b);
-	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 9 + 8, 8), 0);
+	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 1, 8), 0x3b);
+	assert_int_equal(get(0x10000 + 2 * 1024 + 16 * 1 + 8, 8), 0);
 	assert_int_equal(lseek(fd, 0, SEEK_END), 0x400000 + 79 * 65536);
 }
 

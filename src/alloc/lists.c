@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "lists.h"
+
+/* kept_max() */
+#define KEPT_UNITS 16
+#define KEPT_SHARE 4
+
+/* At the end: by the time its turn comes, a slab that was full has more than one free slot. */
+static void partial_push(struct tcache *tcache, struct unit *slab)
+{
+	struct unit *last = tcache->partial_last[slab->class_no];
+
+	slab->alarm = ALARM_EMPTY;
+	slab->next = NULL;
+	slab->prev = last;
+	if (last)
+		last->next = slab;
+	else
+		tcache->partial[slab->class_no] = slab;
+	tcache->partial_last[slab->class_no] = slab;
+}
+
+static void partial_remove(struct tcache *tcache, struct unit *slab)
+{
+	if (slab->prev)
+		slab->prev->next = slab->next;
+	else
+		tcache->partial[slab->class_no] = slab->next;
+	if (slab->next)
+		slab->next->prev = slab->prev;
+	else
+		tcache->partial_last[slab->class_no] = slab->prev;
+	slab->next = slab->prev = NULL;
+	slab->alarm = ALARM_ALWAYS;
+}
+
+static void kept_push(struct tcache *tcache, struct unit *slab)
+{
+	slab->alarm = ALARM_KEPT;
+	slab->next = tcache->kept;
+	tcache->kept = slab;
+	tcache->kept_units += slab->units;
+}
+
+struct unit *kept_take(struct tcache *tcache, unsigned class_no)
+{
+	for (struct unit **link = &tcache->kept; *link; link = &(*link)->next) {
+		struct unit *slab = *link;
+
+		if (slab->class_no != class_no)
+			continue;
+		*link = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		tcache->kept_units -= slab->units;
+		return slab;
+	}
+	return NULL;
+}
+
+void owned_push(struct tcache *tcache, struct unit *slab)
+{
+	slab->owned_prev = NULL;
+	slab->owned_next = tcache->owned;
+	if (tcache->owned)
+		tcache->owned->owned_prev = slab;
+	tcache->owned = slab;
+	tcache->owned_units += slab->units;
+}
+
+void owned_remove(struct tcache *tcache, struct unit *slab)
+{
+	if (slab->owned_prev)
+		slab->owned_prev->owned_next = slab->owned_next;
+	else
+		tcache->owned = slab->owned_next;
+	if (slab->owned_next)
+		slab->owned_next->owned_prev = slab->owned_prev;
+	if (tcache->sample == slab)
+		tcache->sample = slab->owned_next;
+	slab->owned_next = slab->owned_prev = NULL;
+	tcache->owned_units -= slab->units;
+}
+
+/* Empty slabs that a cache may keep: enough that a program that frees all and allocates anew makes no slabs,
+ * little beside what it has. */
+static uint64_t kept_max(const struct tcache *tcache)
+{
+	return KEPT_UNITS + tcache->owned_units / KEPT_SHARE;
+}
+
+void slab_changed(struct tcache *tcache, struct unit *slab)
+{
+	struct heap *heap = tcache->heap;
+
+	if (slab->alarm == ALARM_NEVER || slab->alarm == ALARM_KEPT)
+		return;
+	if (slab->empty != slab_all_words(slab)) {
+		if (slab->alarm == ALARM_ALWAYS)
+			partial_push(tcache, slab);
+		return;
+	}
+	if (slab->alarm == ALARM_EMPTY)
+		partial_remove(tcache, slab);
+	if (tcache->kept_units + slab->units <= kept_max(tcache)) {
+		kept_push(tcache, slab);
+		return;
+	}
+	owned_remove(tcache, slab);
+	heap_lock(heap);
+	slab_release(heap, slab);
+	heap_unlock(heap);
+}
+
+struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)
+{
+	struct unit *slab = tcache->partial[class_no];
+
+	if (slab) {
+		partial_remove(tcache, slab);
+		slab->alarm = ALARM_NEVER;
+	}
+	return slab;
+}
+
+void tcache_put_back(struct tcache *tcache, struct unit *slab)
+{
+	slab->summary = slab->empty = 0;
+	slab_harvest(slab, slab_all_words(slab));
+	slab->alarm = ALARM_ALWAYS;
+	if (slab->summary)
+		slab_changed(tcache, slab);
+}
+
+void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live)
+{
+	slab->summary |= UINT64_C(1) << w;
+	if (live >= slab->alarm)
+		return;
+	if (live == 0)
+		slab->empty |= UINT64_C(1) << w;
+	slab_changed(tcache, slab);
+}
+
+bool tcache_free_own(struct tcache *tcache, struct unit *slab, uint64_t off)
+{
+	uint32_t slot = slab_slot_at(slab, off - (unit_no_of(tcache->heap, slab) << UNIT_SHIFT));
+	uint64_t *pair;
+	uint64_t live;
+
+	if (slot == UINT32_MAX)
+		return false;
+	pair = slab_pair(slab, slot / 64);
+	live = truth_load(&pair[0]);
+	if (!bit_is_set(live & ~truth_load(&pair[1]) & ~slab_joined(slab, slot / 64), slot))
+		return false;
+	live &= ~slab_object_slots(slab, slot);
+	truth_store(&pair[0], live);
+	slab_unjoin(slab, slot / 64);
+	tcache_slot_freed(tcache, slab, slot / 64, live);
+	return true;
+}

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "../base/status.h"
+#include "registry.h"
+#include "target.h"
+
+#include <errno.h>
+
+/* Its memory is more than its file: what is not committed has no place in a copy of it, nor has the journal. */
+static int refuse_atomic(void)
+{
+	return fail(ENOTSUP, "the heap is an atomic one, whose memory no forked child can go on with; fm_snapshot copies it");
+}
+
+int fm_copy_fd(fm_heap *handle, int fd)
+{
+	struct heap *heap = registry_usable(handle);
+	int r;
+
+	if (!heap)
+		return -1;
+	if (heap->store.is_atomic)
+		return refuse_atomic();
+	if (heap->read_only)
+		return fail(EROFS, "the heap is open for reading only");
+	/* units and segments stay what they are; single slots may come and go */
+	heap_lock(heap);
+	r = store_copy(&heap->store, fd);
+	heap_unlock(heap);
+	return r ? fail(-r, "copying the heap:") : 0;
+}
+
+/* The heap that this process has inherited and does not own; NULL after fail(). */
+static struct heap *inherited(fm_heap *handle)
+{
+	enum fm_misuse_kind kind;
+
+	if (registry_check(handle, &kind) == 0)
+		return fail(EINVAL, "this process has opened the heap itself"), NULL;
+	if (kind != FM_FORKED_CHILD)
+		return NULL;
+	if (heap_of_handle(handle)->store.is_atomic)
+		return refuse_atomic(), NULL;
+	if (heap_of_handle(handle)->read_only)
+		return fail(EROFS, "the heap is open for reading only"), NULL;
+	if (heap_of_handle(handle)->is_detached)
+		return fail(EINVAL, "the heap is detached"), NULL;
+	return heap_of_handle(handle);
+}
+
+int fm_child_reopen(fm_heap *handle, int fd)
+{
+	struct heap *heap = inherited(handle);
+	int r, cancel;
+
+	if (!heap)
+		return -1;
+	/* it has cancellation points, and half of it is worse than none */
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = heap_reopen(heap, fd);
+	if (!r) {
+		registry_revive(heap);
+		target_refresh();
+	}
+	pthread_setcancelstate(cancel, NULL);
+	return r;
+}
+
+int fm_child_detach(fm_heap *handle)
+{
+	struct heap *heap = inherited(handle);
+	int r, cancel;
+
+	if (!heap)
+		return -1;
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	r = heap_detach(heap);
+	pthread_setcancelstate(cancel, NULL);
+	return r;
+}

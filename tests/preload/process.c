@@ -1,0 +1,594 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Processes under preload: what a forked child gets by each policy, exec, programs that close descriptors which are
+ * not theirs, and where the heap lies.
+ */
+#define _GNU_SOURCE 1
+#include "../support/preload_util.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#define OBJECTS 3000
+
+static uint8_t *object[OBJECTS];
+
+static size_t size_of(unsigned i)
+{
+	return i % 500 == 499 ? 300000 + i * 100 : 1 + i * 7 % 3000;
+}
+
+static void fill_all(uint64_t id)
+{
+	for (unsigned i = 0; i < OBJECTS; i++)
+		proc_fill(object[i], id + i, size_of(i));
+}
+
+static void make_all(uint64_t id)
+{
+	for (unsigned i = 0; i < OBJECTS; i++)
+		must((object[i] = malloc(size_of(i))) != NULL);
+	fill_all(id);
+}
+
+static bool are_intact(uint64_t id)
+{
+	for (unsigned i = 0; i < OBJECTS; i++)
+		if (!proc_intact(object[i], id + i, size_of(i), SIZE_MAX))
+			return false;
+	return true;
+}
+
+/* Free, allocate and resize all of them; they hold `id` before and afterwards. */
+static void churn(uint64_t id)
+{
+	for (unsigned i = 0; i < OBJECTS; i += 2) {
+		must(malloc_usable_size(object[i]) >= size_of(i));
+		free(object[i]);
+	}
+	for (unsigned i = 0; i < OBJECTS; i += 2)
+		must((object[i] = malloc(size_of(i))) != NULL);
+	for (unsigned i = 1; i < OBJECTS; i += 2) {
+		must((object[i] = realloc(object[i], size_of(i) * 2)) != NULL);
+		must(proc_intact(object[i], id + i, size_of(i), SIZE_MAX));
+		must((object[i] = realloc(object[i], size_of(i))) != NULL);
+		must(proc_intact(object[i], id + i, size_of(i), SIZE_MAX));
+	}
+	for (unsigned i = 0; i < OBJECTS; i += 2)
+		proc_fill(object[i], id + i, size_of(i));
+	must(are_intact(id));
+}
+
+/* ---------------------------------------------------------------- fork */
+
+/* The parent stores, allocates and frees while the child looks. */
+static int fork_copy(void)
+{
+	int ready[2];
+	char c = 0;
+	pid_t pid;
+
+	make_all(1);
+	must(pipe(ready) == 0);
+	pid = fork();
+	must(pid >= 0);
+	if (pid == 0) {
+		must(read(ready[0], &c, 1) == 1); /* the parent has changed all by now */
+		must(are_intact(1));
+		must(preload_is_in_file(object[0]));
+		churn(1);
+		fill_all(100000);
+		/* and a child of its own */
+		pid = fork();
+		if (pid == 0) {
+			must(are_intact(100000));
+			churn(100000);
+			_exit(0);
+		}
+		fill_all(200000);
+		preload_join(pid);
+		must(are_intact(200000));
+		exit(0);
+	}
+	churn(1);
+	fill_all(300000);
+	must(write(ready[1], "x", 1) == 1);
+	preload_join(pid);
+	must(are_intact(300000));
+	churn(300000);
+	return 0;
+}
+
+static int many_forks(void)
+{
+	make_all(5);
+	for (unsigned i = 0; i < 100; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			must(proc_intact(object[i * 7], 5 + i * 7, size_of(i * 7), SIZE_MAX));
+			free(object[i * 7]);
+			free(malloc(i * 1000));
+			_exit(0);
+		}
+		preload_join(pid);
+	}
+	must(are_intact(5));
+	return 0;
+}
+
+static volatile bool stop;
+
+static void *allocate_on(void *arg)
+{
+	uint64_t random = (uintptr_t)arg;
+	static __thread void *mine[100];
+
+	while (!stop) {
+		uint64_t number = proc_rand(&random);
+
+		free(mine[number % 100]);
+		mine[number % 100] = malloc(number >> 20 & 0x7fff);
+		must(mine[number % 100] != NULL);
+	}
+	for (unsigned i = 0; i < 100; i++)
+		free(mine[i]);
+	return NULL;
+}
+
+static void *fork_on(void *arg)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		uint8_t *p = malloc(5000);
+		pid_t pid;
+
+		memset(p, 7, 5000);
+		pid = fork();
+		if (pid == 0) {
+			must(p[0] == 7 && p[4999] == 7); /* what this thread has made is there */
+			must(are_intact(9));
+			churn(9);
+			_exit(0);
+		}
+		preload_join(pid);
+		free(p);
+	}
+	return arg;
+}
+
+/* Other threads allocate and fork while one forks. */
+static int fork_with_threads(void)
+{
+	pthread_t thread[4];
+
+	make_all(9);
+	for (uintptr_t i = 0; i < 4; i++)
+		must(pthread_create(&thread[i], NULL, i < 2 ? allocate_on : fork_on, (void *)(i + 1)) == 0);
+	must(pthread_join(thread[2], NULL) == 0 && pthread_join(thread[3], NULL) == 0);
+	stop = true;
+	must(pthread_join(thread[0], NULL) == 0 && pthread_join(thread[1], NULL) == 0);
+	must(are_intact(9));
+	return 0;
+}
+
+static int fork_private(void)
+{
+	int ready[2];
+	char c = 0;
+	pid_t pid;
+
+	make_all(1);
+	must(pipe(ready) == 0);
+	pid = fork();
+	must(pid >= 0);
+	if (pid == 0) {
+		must(are_intact(1));
+		must(!preload_is_in_file(object[0]));
+		fill_all(100000); /* the child's own from here on */
+		must(preload_is_in_file(malloc(10)));
+		must(write(ready[1], "x", 1) == 1);
+		must(are_intact(100000));
+		churn(100000);
+		must(malloc_usable_size(object[0]) >= size_of(0));
+		pid = fork();
+		if (pid == 0) {
+			must(are_intact(100000));
+			churn(100000);
+			_exit(0);
+		}
+		preload_join(pid);
+		exit(0);
+	}
+	must(read(ready[0], &c, 1) == 1);
+	must(are_intact(1)); /* nothing of what the child stored */
+	fill_all(300000);
+	preload_join(pid);
+	must(are_intact(300000));
+	return 0;
+}
+
+static int run_true(void)
+{
+	char *const argv[] = {(char *)"true", NULL};
+	pid_t pid;
+
+	must(posix_spawnp(&pid, "true", NULL, NULL, argv, environ) == 0);
+	preload_join(pid);
+	pid = vfork();
+	if (pid == 0) {
+		execvp("true", argv);
+		_exit(1);
+	}
+	preload_join(pid);
+	must(system("true") == 0);
+	return 0;
+}
+
+static int fork_fails(void)
+{
+	make_all(1);
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	must(are_intact(1));
+	return run_true();
+}
+
+/* No handler runs: the child notices at its first allocation. */
+static int raw_fork(void)
+{
+	pid_t pid;
+
+	make_all(1);
+	pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+	if (pid == 0) {
+		must(malloc(10) != NULL);
+		fill_all(100000);
+		churn(100000);
+		_exit(0);
+	}
+	preload_join(pid);
+	must(are_intact(1));
+	return 0;
+}
+
+/* daemon(3) forks inside libc. */
+static int daemons(void)
+{
+	int ready[2];
+	char c = 0;
+	pid_t pid;
+
+	make_all(1);
+	must(pipe(ready) == 0);
+	pid = fork();
+	if (pid == 0) {
+		must(daemon(1, 1) == 0);
+		must(are_intact(1));
+		churn(1);
+		must(preload_is_in_file(object[0]));
+		must(write(ready[1], "x", 1) == 1);
+		_exit(0);
+	}
+	preload_join(pid);
+	close(ready[1]);
+	must(read(ready[0], &c, 1) == 1);
+	return 0;
+}
+
+static int execs(void)
+{
+	char line[PATH_MAX + 200] = "";
+	FILE *out;
+
+	must(run_true() == 0);
+	/* each process has a file of its own beside the name that all inherit */
+	out = popen("grep -c 'rw-s.*deleted' /proc/self/maps; "
+	            "sed -n 's/.*rw-s.* \\([0-9]* .*deleted.\\)/\\1/p' /proc/self/maps", "r");
+	must(out && fgets(line, sizeof(line), out) && atoi(line) == 1);
+	must(fgets(line, sizeof(line), out) && strstr(line, getenv("TEST_DIR")));
+	must(!strstr(preload_mapping_of(out), line));
+	must(pclose(out) == 0);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- closed descriptors */
+
+#define FILES 1000
+
+/* What a daemon does at its start; then files of the program's own under all those numbers. */
+static int close_all(void)
+{
+	void *volatile large = malloc(50000000); /* compilers drop what is only freed */
+	struct stat st;
+	char path[PATH_MAX];
+	unsigned opened = 0;
+
+	make_all(1);
+	free(large);
+	must(malloc_trim(0) == 1); /* the file is shorter then, but still long enough to grow into */
+	must(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+	for (int fd = 3; fd < 1024; fd++) {
+		snprintf(path, sizeof(path), "%s/file.%d", getenv("TEST_DIR"), fd);
+		if (open(path, O_RDWR | O_CREAT | O_EXCL, 0600) < 0)
+			break;
+		must(pwrite(fd, path, strlen(path), 0) == (ssize_t)strlen(path));
+		opened++;
+	}
+	must(opened > FILES);
+	churn(1);
+	/* grow by much, with and without free numbers */
+	for (unsigned i = 0; i < 60; i++) {
+		uint8_t *p = malloc(1 << 20);
+
+		must(p != NULL);
+		memset(p, 1, 1 << 20);
+	}
+	must(preload_is_in_file(object[0]));
+	for (int fd = 3; fd < 3 + (int)opened; fd++) {
+		char read_back[PATH_MAX] = "";
+
+		snprintf(path, sizeof(path), "%s/file.%d", getenv("TEST_DIR"), fd);
+		must(fstat(fd, &st) == 0 && st.st_size == (off_t)strlen(path));
+		must(pread(fd, read_back, sizeof(read_back), 0) == st.st_size && strcmp(read_back, path) == 0);
+		must(unlink(path) == 0);
+		close(fd);
+	}
+	must(are_intact(1));
+	return 0;
+}
+
+static int close_and_fork(void)
+{
+	pid_t pid;
+
+	make_all(1);
+	must(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+	pid = fork();
+	if (pid == 0) {
+		must(are_intact(1));
+		churn(1);
+		fill_all(100000);
+		_exit(0);
+	}
+	preload_join(pid);
+	must(are_intact(1));
+	churn(1);
+	return 0;
+}
+
+/* A program's descriptors have the numbers that they have without us, and children get none of ours. */
+static int numbers(void)
+{
+	int fd;
+
+	close(3);
+	fd = open("/dev/null", O_RDONLY);
+
+	must(fd == 3);
+	must(system("test $(ls /proc/self/fd | awk '$1 >= 900' | wc -l) -eq 2") == 0);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- limits */
+
+static int file_limit(void)
+{
+	struct rlimit limit = {32 << 20, 32 << 20};
+	unsigned n = 0;
+
+	must(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+	while (malloc(100000))
+		n++;
+	must(errno == ENOMEM && n > 150 && n < 340);
+	return 0;
+}
+
+/* A heap of 24 MiB in a file system that has 32: no copy fits. */
+static int full_disk(void)
+{
+	static uint8_t *block[2000];
+	unsigned n = 0;
+	size_t size = 100000;
+	pid_t pid;
+
+	for (; n < 240; n++) {
+		must((block[n] = malloc(size)) != NULL);
+		memset(block[n], (int)n, size);
+	}
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	must(run_true() == 0);
+	while (n < 2000 && (block[n] = malloc(size)) != NULL) {
+		memset(block[n], (int)n, size);
+		n++;
+	}
+	must(n > 260 && n < 340 && errno == ENOMEM);
+	errno = 0;
+	must(calloc(1, size) == NULL && errno == ENOMEM);
+	must(realloc(block[0], size * 4) == NULL && errno == ENOMEM);
+	for (unsigned i = 0; i < n; i++)
+		for (size_t k = 0; k < size; k += 1000)
+			must(block[i][k] == (uint8_t)i);
+	/* it works on with what is freed */
+	for (unsigned round = 0; round < 10; round++) {
+		for (unsigned i = 0; i < n; i += 2)
+			free(block[i]);
+		for (unsigned i = 0; i < n; i += 2) {
+			must((block[i] = malloc(size)) != NULL);
+			memset(block[i], (int)i, size);
+		}
+	}
+	/* and with the descriptors gone: an error still, and no SIGBUS */
+	must(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+	while ((block[0] = malloc(5000)) != NULL)
+		memset(block[0], 1, 5000);
+	must(errno == ENOMEM);
+	for (unsigned i = 1; i < n; i++)
+		free(block[i]);
+	must((pid = fork()) >= 0 || errno == ENOMEM);
+	if (pid == 0)
+		_exit(malloc(1000) == NULL);
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+	return 0;
+}
+
+static void test_full_disk(void **state)
+{
+	char place[PATH_MAX], heap[PATH_MAX];
+	int status;
+
+	(void)state;
+	if (unshare(CLONE_NEWNS) || mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) ||
+	    mount("none", preload_dir, "tmpfs", 0, "size=32m")) {
+		print_message("# no mount: %s\n", strerror(errno));
+		skip();
+	}
+	proc_path(place, preload_dir, "place");
+	assert_int_equal(mkdir(place, 0700), 0);
+	proc_path(heap, place, "heap.fm");
+	status = preload_run("full_disk", heap, NULL);
+	assert_int_equal(umount(preload_dir), 0);
+	if (status)
+		fail_msg("status %#x, and it said: %s", (unsigned)status, preload_stderr);
+	assert_string_equal(preload_stderr, "");
+}
+
+/* After dropping privileges the heap's folder is closed to the process: a child's copy is in memory. */
+static int dropped(void)
+{
+	pid_t pid;
+
+	make_all(1);
+	if (setgid(65534) || setuid(65534))
+		return 0;
+	pid = fork();
+	if (pid == 0) {
+		must(are_intact(1));
+		churn(1);
+		must(strstr(preload_mapping_of(object[0]), "memfd:"));
+		_exit(0);
+	}
+	preload_join(pid);
+	must(are_intact(1));
+	return 0;
+}
+
+/* ---------------------------------------------------------------- where the heap lies */
+
+static int in_file(void)
+{
+	void *p = malloc(10);
+
+	must(strstr(preload_mapping_of(p), getenv("TEST_DIR")));
+	must(strstr(preload_mapping_of(p), "deleted"));
+	return 0;
+}
+
+static int in_memory(void)
+{
+	must(strstr(preload_mapping_of(malloc(10)), "memfd:fmalloc"));
+	return 0;
+}
+
+static void test_forks_in_memory(void **state)
+{
+	(void)state;
+	assert_int_equal(preload_run("many_forks", NULL, NULL), 0);
+	assert_int_equal(preload_run("raw_fork", NULL, NULL), 0);
+	assert_int_equal(preload_run("close_and_fork", NULL, NULL), 0);
+	assert_string_equal(preload_stderr, "");
+}
+
+static void test_places(void **state)
+{
+	static const char text[] = "the user's own file";
+	char path[PATH_MAX], below[PATH_MAX + 10], back[100] = "", cwd[PATH_MAX];
+	int fd;
+
+	(void)state;
+	/* a folder, a name in it, a name relative to where the program starts */
+	assert_int_equal(preload_run("in_file", preload_dir, NULL), 0);
+	assert_string_equal(preload_stderr, "");
+	proc_path(path, preload_dir, "heap.fm");
+	assert_int_equal(preload_run("in_file", path, NULL), 0);
+	assert_non_null(getcwd(cwd, sizeof(cwd)));
+	assert_int_equal(chdir(preload_dir), 0);
+	assert_int_equal(preload_run("in_file", "heap.fm", NULL), 0);
+	assert_int_equal(chdir(cwd), 0);
+	assert_string_equal(preload_stderr, "");
+	/* a file that exists is left as it is */
+	fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600);
+	assert_int_equal(write(fd, text, sizeof(text)), sizeof(text));
+	assert_int_equal(preload_run("in_file", path, NULL), 0);
+	assert_int_equal(pread(fd, back, sizeof(back), 0), sizeof(text));
+	assert_string_equal(back, text);
+	close(fd);
+	/* what can't be used is said, and the program has memory */
+	snprintf(below, sizeof(below), "%s/x/y", path);
+	assert_int_equal(preload_run("in_memory", below, NULL), 0);
+	assert_non_null(strstr(preload_stderr, "in memory"));
+	assert_non_null(strstr(preload_stderr, "Not a directory"));
+	assert_int_equal(unlink(path), 0);
+	/* nothing was asked for */
+	assert_int_equal(preload_run("in_memory", NULL, NULL), 0);
+	assert_int_equal(preload_run("in_memory", "", NULL), 0);
+	assert_string_equal(preload_stderr, "");
+	/* policies that there are not */
+	assert_int_equal(preload_run("in_memory", NULL, "sometimes"), 0);
+	assert_non_null(strstr(preload_stderr, "sometimes"));
+	assert_int_equal(rmdir(preload_dir), 0); /* nothing is left behind */
+	assert_int_equal(mkdir(preload_dir, 0700), 0);
+}
+
+/* ---------------------------------------------------------------- */
+
+#define CASE(name) {#name, name}
+
+static const struct preload_case cases[] = {
+	CASE(fork_copy), CASE(many_forks), CASE(fork_with_threads), CASE(fork_private), CASE(fork_fails), CASE(raw_fork),
+	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
+	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory),
+};
+
+#define PASSES(name, run, policy) \
+	static void test_##name(void **state) { (void)state; preload_must_pass(#run, policy); }
+PASSES(fork_copy, fork_copy, NULL)
+PASSES(many_forks, many_forks, "copy")
+PASSES(many_forks_private, many_forks, "private")
+PASSES(fork_with_threads, fork_with_threads, NULL)
+PASSES(fork_private, fork_private, "private")
+PASSES(fork_fails, fork_fails, "fail")
+PASSES(raw_fork, raw_fork, NULL)
+PASSES(daemons, daemons, NULL)
+PASSES(execs, execs, NULL)
+PASSES(close_all, close_all, NULL)
+PASSES(close_and_fork, close_and_fork, NULL)
+PASSES(close_and_fork_private, close_and_fork, "private")
+PASSES(numbers, numbers, NULL)
+PASSES(file_limit, file_limit, NULL)
+PASSES(dropped, dropped, NULL)
+
+int main(int argc, char **argv)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_fork_copy), cmocka_unit_test(test_many_forks),
+		cmocka_unit_test(test_many_forks_private), cmocka_unit_test(test_fork_with_threads),
+		cmocka_unit_test(test_fork_private), cmocka_unit_test(test_fork_fails), cmocka_unit_test(test_raw_fork),
+		cmocka_unit_test(test_daemons), cmocka_unit_test(test_execs), cmocka_unit_test(test_close_all),
+		cmocka_unit_test(test_close_and_fork), cmocka_unit_test(test_close_and_fork_private),
+		cmocka_unit_test(test_numbers), cmocka_unit_test(test_file_limit), cmocka_unit_test(test_dropped),
+		cmocka_unit_test(test_places), cmocka_unit_test(test_forks_in_memory), cmocka_unit_test(test_full_disk),
+	};
+	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
+
+	if (r >= 0)
+		return r;
+	r = cmocka_run_group_tests(tests, NULL, NULL);
+	proc_dir_remove(preload_dir);
+	return r;
+}
