@@ -56,7 +56,7 @@ struct tcache {
 	uint64_t id;           /* 0: of no heap, or in a forked child */
 	struct heap *heap;
 	uint8_t *base;         /* of the heap */
-	uint64_t units_len;    /* of the heap when last looked at; it only grows while the cache is in use */
+	uint64_t units_len;    /* of the heap when last looked at; units that a trim has cut off since have no owner */
 	struct unit *units;
 	uint16_t window_at[TABLE_MAX / 8 + 1]; /* by eighths of a size: distance of its window from the tcache */
 	struct window window[CLASSES];
@@ -118,8 +118,7 @@ void tcache_discard_all(struct heap *heap);
 
 /* Take a slot of `window`, which is of `tcache`, for *p; false if it has none. Keeps S1 and S2: the thread owns the
  * word, and so live and remote are both 0 where live is. */
-static forced_inline bool window_take(struct tcache *tcache, const struct window *window,
-                                                              void **p)
+static forced_inline bool window_take(struct tcache *tcache, const struct window *window, void **p)
 {
 	uint64_t *word = (uint64_t *)((uintptr_t)tcache + (uintptr_t)window->live);
 	uint64_t live = truth_load(word);

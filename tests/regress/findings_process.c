@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a review found where a heap meets threads, signals, forks and unloading, each kept as a case:
+ * What was found where a heap meets threads, signals, forks and unloading, each kept as a case:
  *
  *   - a thread that ended beside fm_close touched the heap that was gone;
  *   - a thread cancelled inside fm_malloc kept the heap's lock for ever;
@@ -9,7 +9,8 @@
  *   - a thread that ended after dlclose ran code that was gone;
  *   - exit() in a signal handler that had interrupted fm_malloc hung;
  *   - a child forked while another thread reported a misuse hung at its first call;
- *   - a child forked beside fm_close kept the closed heap's lock: EBUSY.
+ *   - a child forked beside fm_close kept the closed heap's lock: EBUSY;
+ *   - a thread whose objects all were freed by another kept an empty slab twice, and hung.
  *
  * Each case runs in a child with a time limit: a crash or a hang is a failure.
  *
@@ -490,6 +491,57 @@ static void test_fork_beside_close(void **state)
 	passes(fork_beside_close, "");
 }
 
+/* ---------------------------------------------------------------- all objects freed by another thread */
+
+#define RING 4096u
+
+static struct {
+	void *_Atomic place[RING];
+	uint64_t count;
+} ring;
+
+static void *free_all(void *arg)
+{
+	for (uint64_t i = 0; i < ring.count; i++) {
+		void *p;
+
+		while (!(p = atomic_exchange(&ring.place[i % RING], NULL)))
+			sched_yield();
+		if (fm_free(p))
+			return arg; /* not NULL: a failure */
+	}
+	return NULL;
+}
+
+static int all_freed_elsewhere(void *arg)
+{
+	fm_heap *heap = fm_open(path, FM_CREATE, NULL);
+	uint64_t rng = 1;
+	pthread_t thread;
+	void *failed;
+
+	(void)arg;
+	ring.count = 400000 * proc_env("FM_SCALE", 100) / 100;
+	proc_must(heap && pthread_create(&thread, NULL, free_all, heap) == 0);
+	for (uint64_t i = 0; i < ring.count; i++) {
+		void *p = fm_malloc(heap, 16 + proc_below(&rng, 241));
+
+		proc_must(p != NULL);
+		while (atomic_load(&ring.place[i % RING]))
+			sched_yield();
+		atomic_store(&ring.place[i % RING], p);
+	}
+	proc_must(pthread_join(thread, &failed) == 0 && !failed);
+	proc_must(proc_check(heap) == 0);
+	return fm_close(heap);
+}
+
+static void test_all_freed_elsewhere(void **state)
+{
+	(void)state;
+	passes(all_freed_elsewhere, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -501,6 +553,7 @@ int main(void)
 		cmocka_unit_test_setup(test_exit_in_handler, before),
 		cmocka_unit_test_setup(test_fork_beside_misuse, before),
 		cmocka_unit_test_setup(test_fork_beside_close, before),
+		cmocka_unit_test_setup(test_all_freed_elsewhere, before),
 	};
 
 	return cmocka_run_group_tests_name("findings_process", tests, setup, teardown);

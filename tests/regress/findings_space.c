@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a review found in the use of the file's space, each kept as a case:
+ * What was found in the use of the file's space, each kept as a case:
  *
  *   - an aligned request for more units than any segment has behind such an alignment took the whole
  *     address space, or max_size, and failed;
