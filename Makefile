@@ -46,7 +46,7 @@ SO := $(B)/libfmalloc.so
 TEST_C   := $(wildcard tests/*/*.c)
 TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
-EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
+EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount $(B)/examples/kv
 
 .PHONY: all examples tests demo check campaign bars install clean
 all: $(A) $(SO)
