@@ -5,6 +5,8 @@
 #   make check                 all tests (installs what only the tests need, see tests/setup)
 #   make campaign              the same tests at their large sizes: hours
 #   make bars                  the figures that the README and docs promise, on this machine
+#   make bench-commit          commits against LMDB, SQLite, RocksDB and libpmemobj, docs/performance-commit.md: half an hour
+#   make bench-commit COMMIT="--ms 400 --rounds 3 commit-1"    these alone, written to build/bench/
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -48,7 +50,7 @@ TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
 EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount $(B)/examples/kv
 
-.PHONY: all examples tests demo check campaign bars install clean
+.PHONY: all examples tests demo check campaign bars bench-commit install clean
 all: $(A) $(SO)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -89,6 +91,17 @@ $(B)/bench/%: bench/%.c $(A)
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -Iinclude $< $(A) -o $@
 
+# Commits: one workload, linked to our heap and to each peer (bench/commit/store.h).
+COMMIT_LIBS_lmdb := -llmdb
+COMMIT_LIBS_sqlite := -lsqlite3
+COMMIT_LIBS_rocksdb := -lrocksdb
+COMMIT_LIBS_pmemobj := -lpmemobj
+
+$(B)/bench/commit/%: bench/commit/%.c bench/commit/commit.c bench/commit/store.h bench/support/bench.c bench/support/bench.h $(A)
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -MMD -MP,$(C_FLAGS)) -Iinclude -Ibench/support -Ibench/commit $(filter %.c,$^) \
+		$(if $(filter ours,$*),$(A)) $(COMMIT_LIBS_$*) -o $@
+
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
 	@mkdir -p $(@D)
@@ -118,6 +131,11 @@ demo: all examples
 bars: $(B)/bench/bars
 	@mkdir -p $(B)/bars-files
 	$(B)/bench/bars $(B)/bars-files $(BARS)
+
+# Atomic heaps against LMDB, SQLite, RocksDB, libpmemobj and the device: half an hour, on ext4.
+bench-commit: all
+	bench/commit/setup
+	bench/commit/run --build $(B) $(COMMIT)
 
 check:
 	tests/setup
