@@ -43,10 +43,13 @@ CASES = [
 
 
 def select(words):
+    """The cases that the words name, by name or its beginning. No words: all that needn't be named."""
     for word in words:
         if not any(case.name.startswith(word) for case in CASES):
             raise SystemExit(f"bench: nothing is called {word}; there are {' '.join(case.name for case in CASES)}")
-    return [case for case in CASES if any(case.name.startswith(word) for word in words) or not (words or case.named)]
+    names = {case.name for case in CASES}
+    return [case for case in CASES if not (words or case.named) or any(
+        case.name == word if word in names else case.name.startswith(word) for word in words)]
 
 
 def packages():
