@@ -9,6 +9,8 @@ static MDB_env *env;
 static MDB_dbi dbi;
 static MDB_txn **open_txn; /* by thread */
 static MDB_txn *reader;
+static const char *path;
+static size_t map_size;
 
 static void need(int status)
 {
@@ -38,18 +40,34 @@ static void fill(uint64_t records)
 	need(mdb_txn_commit(txn));
 }
 
+static void open_environment(void)
+{
+	need(mdb_env_create(&env));
+	need(mdb_env_set_mapsize(env, map_size));
+	need(mdb_env_open(env, path, 0, 0600));
+}
+
 void store_open(const char *folder, uint64_t records, unsigned threads)
 {
 	open_txn = bench_table(threads, sizeof(*open_txn));
-	need(mdb_env_create(&env));
-	need(mdb_env_set_mapsize(env, (records * 108 * 8 + (64 << 20)) & ~(size_t)4095));
-	need(mdb_env_open(env, folder, 0, 0600));
+	path = folder;
+	map_size = (records * 108 * 8 + (64 << 20)) & ~(size_t)4095;
+	open_environment();
 	fill(records);
 }
 
 void store_close(void)
 {
 	mdb_env_close(env);
+}
+
+void store_reopen(void)
+{
+	store_close();
+	open_environment();
+	store_read_begin();
+	need(mdb_dbi_open(reader, NULL, MDB_INTEGERKEY, &dbi));
+	need(mdb_txn_commit(reader));
 }
 
 void store_begin(unsigned thread)

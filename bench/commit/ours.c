@@ -18,6 +18,10 @@ struct table {
 	record_ptr slot[];
 };
 
+#define ROOT "records"
+#define TABLE_TAG 1
+
+static char path[PATH_MAX];
 static fm_heap *heap;
 static struct table *table;
 static bool is_declared;
@@ -72,6 +76,8 @@ static void fill(uint64_t records)
 	table = bench_need(fm_calloc(heap, 1, sizeof(*table) + slots * sizeof(table->slot[0])));
 	declare(table, sizeof(*table));
 	table->mask = slots - 1;
+	if (fm_root_set(heap, ROOT, table, TABLE_TAG))
+		bench_die(fm_last_error());
 	for (uint64_t key = 0; key < records; key++) {
 		add_record(key);
 		if (key % 100000 == 99999)
@@ -87,18 +93,22 @@ static void look(struct fm_statistics *stats)
 		bench_die(fm_last_error());
 }
 
-void store_open(const char *folder, uint64_t records, unsigned threads)
+static void open_heap(unsigned flags)
 {
 	struct fm_options options = {.size = sizeof(options), .disable = FM_NO_EXIT_SYNC};
-	char path[PATH_MAX];
 
-	(void)threads;
 	options.keep_max = bench_option("keep", 0) << 20;
-	is_declared = bench_option("declared", 0);
-	snprintf(path, sizeof(path), "%s/ours", folder);
-	heap = fm_open(path, FM_CREATE | FM_EXCL | FM_ATOMIC | (is_declared ? FM_DECLARED : 0), &options);
+	heap = fm_open(path, flags | FM_ATOMIC | (is_declared ? FM_DECLARED : 0), &options);
 	if (!heap)
 		bench_die(fm_last_error());
+}
+
+void store_open(const char *folder, uint64_t records, unsigned threads)
+{
+	(void)threads;
+	is_declared = bench_option("declared", 0);
+	snprintf(path, sizeof(path), "%s/ours", folder);
+	open_heap(FM_CREATE | FM_EXCL);
 	fill(records);
 	look(&at_start);
 }
@@ -107,6 +117,13 @@ void store_close(void)
 {
 	if (fm_close(heap))
 		bench_die(fm_last_error());
+}
+
+void store_reopen(void)
+{
+	store_close();
+	open_heap(0);
+	table = bench_need(fm_root_get(heap, ROOT, TABLE_TAG));
 }
 
 void store_begin(unsigned thread)

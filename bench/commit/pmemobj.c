@@ -10,13 +10,13 @@ struct record {
 	unsigned char value[VALUE_LEN];
 };
 
+static char path[PATH_MAX];
 static PMEMobjpool *pool;
 static struct record *array;
 
 void store_open(const char *folder, uint64_t records, unsigned threads)
 {
 	size_t bytes = records * sizeof(struct record);
-	char path[PATH_MAX];
 	PMEMoid oid;
 
 	(void)threads;
@@ -33,6 +33,15 @@ void store_open(const char *folder, uint64_t records, unsigned threads)
 void store_close(void)
 {
 	pmemobj_close(pool);
+}
+
+void store_reopen(void)
+{
+	store_close();
+	pool = pmemobj_open(path, "commit");
+	if (!pool)
+		bench_die(pmemobj_errormsg());
+	array = pmemobj_direct(pmemobj_first(pool));
 }
 
 void store_begin(unsigned thread)

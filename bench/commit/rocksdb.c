@@ -6,6 +6,7 @@
 #include <limits.h>
 #include <rocksdb/c.h>
 
+static char path[PATH_MAX];
 static rocksdb_t *db;
 static rocksdb_options_t *options;
 static rocksdb_writeoptions_t *durable;
@@ -48,18 +49,23 @@ static void fill(uint64_t records)
 	rocksdb_flushoptions_destroy(flush);
 }
 
+static void open_db(void)
+{
+	char *error = NULL;
+
+	db = rocksdb_open(options, path, &error);
+	need(error);
+}
+
 void store_open(const char *folder, uint64_t records, unsigned threads)
 {
-	char path[PATH_MAX], *error = NULL;
-
 	snprintf(path, sizeof(path), "%s/rocksdb", folder);
 	options = rocksdb_options_create();
 	rocksdb_options_set_create_if_missing(options, 1);
 	durable = rocksdb_writeoptions_create();
 	rocksdb_writeoptions_set_sync(durable, 1);
 	reading = rocksdb_readoptions_create();
-	db = rocksdb_open(options, path, &error);
-	need(error);
+	open_db();
 	batch = bench_table(threads, sizeof(*batch));
 	for (unsigned i = 0; i < threads; i++)
 		batch[i] = rocksdb_writebatch_create();
@@ -69,6 +75,12 @@ void store_open(const char *folder, uint64_t records, unsigned threads)
 void store_close(void)
 {
 	rocksdb_close(db);
+}
+
+void store_reopen(void)
+{
+	store_close();
+	open_db();
 }
 
 void store_begin(unsigned thread)

@@ -14,6 +14,7 @@ struct connection {
 
 static struct connection *connections;
 static unsigned connection_count;
+static char path[PATH_MAX];
 
 static void need(sqlite3 *db, int status, int wanted)
 {
@@ -61,7 +62,7 @@ static void fill(struct connection *c, uint64_t records)
 	sqlite3_finalize(insert);
 }
 
-static void connect_to(struct connection *c, const char *path)
+static void connect_to(struct connection *c)
 {
 	if (sqlite3_open(path, &c->db) != SQLITE_OK)
 		bench_die("sqlite3_open");
@@ -69,23 +70,26 @@ static void connect_to(struct connection *c, const char *path)
 	run(c->db, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-262144");
 }
 
+static void prepare_all(struct connection *c)
+{
+	c->begin = prepare(c->db, "BEGIN IMMEDIATE");
+	c->update = prepare(c->db, "UPDATE records SET value = ?2 WHERE key = ?1");
+	c->select = prepare(c->db, "SELECT value FROM records WHERE key = ?1");
+	c->commit = prepare(c->db, "COMMIT");
+}
+
 void store_open(const char *folder, uint64_t records, unsigned threads)
 {
-	char path[PATH_MAX];
-
 	snprintf(path, sizeof(path), "%s/sqlite", folder);
 	connections = bench_table(threads, sizeof(*connections));
 	connection_count = threads;
 	for (unsigned i = 0; i < threads; i++) {
 		struct connection *c = &connections[i];
 
-		connect_to(c, path);
+		connect_to(c);
 		if (i == 0)
 			fill(c, records);
-		c->begin = prepare(c->db, "BEGIN IMMEDIATE");
-		c->update = prepare(c->db, "UPDATE records SET value = ?2 WHERE key = ?1");
-		c->select = prepare(c->db, "SELECT value FROM records WHERE key = ?1");
-		c->commit = prepare(c->db, "COMMIT");
+		prepare_all(c);
 	}
 }
 
@@ -99,6 +103,15 @@ void store_close(void)
 		sqlite3_finalize(c->select);
 		sqlite3_finalize(c->commit);
 		need(c->db, sqlite3_close(c->db), SQLITE_OK);
+	}
+}
+
+void store_reopen(void)
+{
+	store_close();
+	for (unsigned i = 0; i < connection_count; i++) {
+		connect_to(&connections[i]);
+		prepare_all(&connections[i]);
 	}
 }
 

@@ -30,6 +30,9 @@
 void store_open(const char *folder, uint64_t records, unsigned threads);
 void store_close(void);
 
+/* Close the store and open it again: from here on it has what was committed. No thread is using it. (The limit goes on.) */
+void store_reopen(void);
+
 /* One thread's changes: begin, updates of keys that no other thread updates, commit. `thread` is below `threads`. */
 void store_begin(unsigned thread);
 void store_update(unsigned thread, uint64_t key, const unsigned char *value);

@@ -18,7 +18,7 @@ measuring. All figures are of one run on one machine; what carries over to anoth
 time by ours: how many times as fast we are. **Bold** is what we lose.
 
 A store has {records:,} records, keys of 8 bytes and values of 100. A commit sets so many random records to new values,
-and is on the device when it returns; all records are read back after each run. `limit` is no store but one
+and is on the device when it returns; all records are read back after each run, the store closed and opened. `limit` is no store but one
 synchronous write (RWF_DSYNC) of what a journal record of the commit takes, in a file of the same size. `ours` finds the
 written pages itself, `ours-declared` is told of them by `fm_will_write`. Our records are objects found by a hash
 table, and those of libpmemobj lie in an array; LMDB, SQLite and RocksDB keep theirs in the order of the keys, which
