@@ -80,7 +80,7 @@ static void fill(uint64_t records)
 		bench_die(fm_last_error());
 	for (uint64_t key = 0; key < records; key++) {
 		add_record(key);
-		if (key % 100000 == 99999)
+		if (key % 10000 == 9999)
 			commit();
 	}
 	commit();
