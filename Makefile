@@ -8,6 +8,8 @@
 #   make bench                 measure against glibc, mimalloc, jemalloc, tcmalloc, libpmemobj, Boost.Interprocess and
 #                              memkind (see bench/setup), and write docs/performance.md: a quarter of an hour
 #   make bench BENCH="mixed larson" ROUNDS=5 MS=400    these alone, written to build/bench/performance.md
+#   make bench-commit          commits against LMDB, SQLite, RocksDB and libpmemobj, docs/performance-commit.md: half an hour
+#   make bench-commit COMMIT="--ms 400 --rounds 3 commit-1"    these alone, written to build/bench/
 #   make install PREFIX= DESTDIR=
 #   make SAN=address,undefined or SAN=thread, CC=clang CXX=clang++: other builds, in folders of their own
 
@@ -55,9 +57,9 @@ PRELOAD     := $(if $(SAN),,$(B)/libfmalloc-preload.so)
 TEST_C   := $(wildcard tests/*/*.c)
 TEST_CXX := $(wildcard tests/*/*.cpp)
 TESTS    := $(TEST_C:tests/%.c=$(B)/tests/%) $(TEST_CXX:tests/%.cpp=$(B)/tests/%)
-EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount
+EXAMPLES := $(B)/examples/list $(B)/examples/list_cpp $(B)/examples/wordcount $(B)/examples/kv
 
-.PHONY: all examples tests demo check campaign bars bench install clean
+.PHONY: all examples tests demo check campaign bars bench bench-commit install clean
 all: $(A) $(SO) $(PRELOAD)
 examples: $(EXAMPLES)
 tests: $(TESTS)
@@ -146,6 +148,17 @@ $(B)/bench/traverse_cpp.o: bench/traverse_cpp.cpp
 
 $(B)/bench/traverse-ours: $(B)/bench/traverse_cpp.o
 
+# Commits: one workload, linked to our heap and to each peer (bench/commit/store.h).
+COMMIT_LIBS_lmdb := -llmdb
+COMMIT_LIBS_sqlite := -lsqlite3
+COMMIT_LIBS_rocksdb := -lrocksdb
+COMMIT_LIBS_pmemobj := -lpmemobj
+
+$(B)/bench/commit/%: bench/commit/%.c bench/commit/commit.c bench/commit/store.h bench/support/bench.c bench/support/bench.h $(A)
+	@mkdir -p $(@D)
+	$(CC) $(filter-out -MMD -MP,$(C_FLAGS)) -Iinclude -Ibench/support -Ibench/commit $(filter %.c,$^) \
+		$(if $(filter ours,$*),$(A)) $(COMMIT_LIBS_$*) -o $@
+
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
 	@mkdir -p $(@D)
@@ -188,6 +201,11 @@ MS ?= 400
 bench: all
 	bench/setup
 	bench/run --build $(B) --rounds $(ROUNDS) --ms $(MS) $(BENCH)
+
+# Atomic heaps against LMDB, SQLite, RocksDB, libpmemobj and the device: half an hour, on ext4.
+bench-commit: all
+	bench/commit/setup
+	bench/commit/run --build $(B) $(COMMIT)
 
 check:
 	tests/setup

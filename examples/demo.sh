@@ -106,3 +106,57 @@ say 'the fourth process completes the run'
 now=$(files_in "$(report)")
 [ $((now % files)) -eq 0 ] || die "the run is not complete: $now files of $files"
 check $((now / files)) 0 "$now files"
+
+say 'kv: the words of this machine go into an atomic heap, and the process is killed (SIGKILL) meanwhile'
+if [ -s /usr/share/dict/words ]; then
+	cat /usr/share/dict/words >text
+else
+	xargs -d '\n' cat <corpus | tr -d '\0' | tr '\t' ' ' >text
+fi
+lines=$(wc -l <text)
+
+# What the heap must hold when the first $1 lines are committed: each word with the last line that it is in.
+expect_words() {
+	head -n "$1" text | awk '{ for (i = 1; i <= NF; i++) at[$i] = NR } END { for (w in at) print w "\t" at[w] }' |
+		sort -t "$(printf '\t')" -k1,1 >expected
+}
+
+mkfifo commits
+tries=0
+status=0
+while [ $status -ne 137 ]; do
+	tries=$((tries + 1))
+	[ $tries -le 20 ] || die "loading $lines lines is over before it can be killed"
+	rm -f kv.heap
+	"$bin/kv" kv.heap load text 100 >commits 2>log &
+	pid=$!
+	exec 3<commits
+	while read -r sure _ <&3 && [ "$sure" -lt $((lines / 3)) ]; do :; done
+	kill -9 $pid 2>/dev/null || :
+	status=0
+	wait $pid 2>/dev/null || status=$?
+	while read -r more _ <&3; do sure=$more; done
+	exec 3<&-
+done
+echo "killed when it had printed that $sure of $lines lines are committed"
+"$bin/kv" kv.heap scan '' >found 2>log || die "$(cat log)"
+now=$sure
+expect_words "$now"
+# One commit more may be there than was printed: the one that was about to be.
+cmp -s expected found || { now=$((sure + 100)) && expect_words "$now"; }
+cmp expected found || die "the heap is neither the last commit nor the one after it"
+printf 'checked: the heap is exactly its commit of %d lines: %d words, as awk and sort find them\n' "$now" "$(wc -l <found)"
+
+say 'another process loads the rest, and others ask'
+"$bin/kv" kv.heap load text 10000 | tail -n 1
+"$bin/kv" kv.heap scan '' >found
+expect_words "$lines"
+cmp expected found || die 'the loaded words and those that awk finds differ'
+printf 'checked: all %d words are those of awk and sort\n' "$(wc -l <found)"
+word=$(sed -n "$(($(wc -l <found) / 2))p" found | cut -f 1)
+"$bin/kv" kv.heap scan "$word"
+"$bin/kv" kv.heap put "$word" 'a value of its own'
+printf '%s: %s\n' "$word" "$("$bin/kv" kv.heap get "$word")"
+"$bin/kv" kv.heap del "$word"
+"$bin/kv" kv.heap get "$word" && die "$word is still there"
+printf '%s is deleted\n' "$word"
