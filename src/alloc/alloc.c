@@ -102,14 +102,29 @@ static struct unit *head_at(struct heap *heap, uint64_t off)
 	}
 }
 
+/* The head of a slab that is described already; else NULL. Without the lock: if something is live at `off`, its slab
+ * stays. */
+static struct unit *described_slab(struct heap *heap, uint64_t off)
+{
+	struct unit *slab;
+
+	if (off >= heap_size(heap))
+		return NULL;
+	slab = &heap->units[off >> UNIT_SHIFT];
+	slab -= load_relaxed(&slab->back);
+	return load_acquire(&slab->owner) != 0 ? slab : NULL; /* pairs with the release in slab_describe */
+}
+
 bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 {
-	struct unit *unit;
+	struct unit *unit = described_slab(heap, off);
 	uint64_t start, slot;
 
-	heap_lock(heap);
-	unit = head_at(heap, off);
-	heap_unlock(heap);
+	if (!unit) {
+		heap_lock(heap);
+		unit = head_at(heap, off);
+		heap_unlock(heap);
+	}
 	if (!unit)
 		return false;
 	start = unit_no_of(heap, unit) << UNIT_SHIFT;
@@ -166,14 +181,9 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 /* A slot of a slab that is described already: no lock. False: it has to be found out. */
 static bool free_described(struct heap *heap, uint64_t off)
 {
-	struct unit *slab;
+	struct unit *slab = described_slab(heap, off);
 
-	if (off >= heap_size(heap))
-		return false;
-	slab = &heap->units[off >> UNIT_SHIFT];
-	slab -= load_relaxed(&slab->back);
-	/* the acquire pairs with the release in slab_describe */
-	return load_acquire(&slab->owner) != 0 && slab_free_at(heap, slab, off);
+	return slab && slab_free_at(heap, slab, off);
 }
 
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)

@@ -1,15 +1,37 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lists.h"
 
+/* Slots from this size on are handed out again last freed first. */
+#define FIRST_FROM 32768u
+
 /* kept_max() */
 #define KEPT_UNITS 16
 #define KEPT_SHARE 4
 
-/* At the end: by the time its turn comes, a slab that was full has more than one free slot. */
+static void partial_push_first(struct tcache *tcache, struct unit *slab)
+{
+	struct unit *first = tcache->partial[slab->class_no];
+
+	slab->alarm = ALARM_EMPTY;
+	slab->next = first;
+	slab->prev = NULL;
+	if (first)
+		first->prev = slab;
+	else
+		tcache->partial_last[slab->class_no] = slab;
+	tcache->partial[slab->class_no] = slab;
+}
+
+/* At the end: by the time its turn comes, a slab that was full has more than one free slot. But large slots are
+ * better used while their pages are in the cache, and few. */
 static void partial_push(struct tcache *tcache, struct unit *slab)
 {
 	struct unit *last = tcache->partial_last[slab->class_no];
 
+	if (slab->slot_size >= FIRST_FROM) {
+		partial_push_first(tcache, slab);
+		return;
+	}
 	slab->alarm = ALARM_EMPTY;
 	slab->next = NULL;
 	slab->prev = last;
