@@ -42,8 +42,11 @@ static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, s
 		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
 	if (class_no != NO_CLASS)
 		return alloc_slot(heap, tcache, class_no, alignment <= 8);
+	p = tcache ? large_alloc_near(heap, &tcache->near, size, alignment, is_zero) : NULL;
+	if (p)
+		return p;
 	heap_lock(heap);
-	p = large_alloc(heap, size, alignment, is_zero);
+	p = large_alloc(heap, tcache ? &tcache->near : NULL, size, alignment, is_zero);
 	heap_unlock(heap);
 	return p;
 }
@@ -90,7 +93,7 @@ static struct unit *head_at(struct heap *heap, uint64_t off)
 	case SEG_EXAMINED:
 		unit = &heap->units[unit_no];
 		unit -= unit->back;
-		return unit->state == UNIT_IS_SLAB || unit->state == UNIT_IS_RUN ? unit : NULL;
+		return unit_state(unit) == UNIT_IS_SLAB || unit_state(unit) == UNIT_IS_RUN ? unit : NULL;
 	case SEG_INTERIOR:
 		while (segment_state(heap, segment_no) == SEG_INTERIOR)
 			segment_no--;
@@ -102,22 +105,31 @@ static struct unit *head_at(struct heap *heap, uint64_t off)
 	}
 }
 
-/* The head of a slab that is described already; else NULL. Without the lock: if something is live at `off`, its slab
- * stays. */
-static struct unit *described_slab(struct heap *heap, uint64_t off)
+/* The head of a slab or run that is described already; else NULL. Without the lock: if something is live at `off`, its
+ * slab or run stays. */
+static struct unit *described_head(struct heap *heap, uint64_t off)
 {
-	struct unit *slab;
+	struct unit *unit;
 
 	if (off >= heap_size(heap))
 		return NULL;
-	slab = &heap->units[off >> UNIT_SHIFT];
-	slab -= load_relaxed(&slab->back);
-	return load_acquire(&slab->owner) != 0 ? slab : NULL; /* pairs with the release in slab_describe */
+	unit = &heap->units[off >> UNIT_SHIFT];
+	unit -= load_relaxed(&unit->back);
+	/* the owner pairs with the release in slab_describe */
+	return load_acquire(&unit->owner) != 0 || unit_state(unit) == UNIT_IS_RUN ? unit : NULL;
+}
+
+/* The thread's cache of the heap, if it has one. */
+static struct tcache *own_cache(const struct heap *heap)
+{
+	struct tcache *tcache = thread_current->cache[heap->slot];
+
+	return tcache && tcache->heap == heap ? tcache : NULL;
 }
 
 bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 {
-	struct unit *unit = described_slab(heap, off);
+	struct unit *unit = described_head(heap, off);
 	uint64_t start, slot;
 
 	if (!unit) {
@@ -130,7 +142,7 @@ bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 	start = unit_no_of(heap, unit) << UNIT_SHIFT;
 	object->unit = unit;
 	object->slot = 0;
-	if (unit->state != UNIT_IS_SLAB) {
+	if (unit_state(unit) != UNIT_IS_SLAB) {
 		object->off = start;
 		object->len = large_size(unit);
 		object->is_live = off - start < object->len;
@@ -161,12 +173,12 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 			return fail(EINVAL, "%p is freed already", p), false;
 		}
 	} else if (off < heap_size(heap) && off % 8 == 0 && off >= HEAP_MIN_SIZE &&
-	           heap->units[off >> UNIT_SHIFT].state != UNIT_IS_META) {
+	           unit_state(&heap->units[off >> UNIT_SHIFT]) != UNIT_IS_META) {
 		enum segment_state state = segment_state(heap, off >> SEGMENT_SHIFT);
 
 		if (state == SEG_DAMAGED)
 			return fail(EUCLEAN, "%p lies in a damaged part of the heap", p), false;
-		if (state == SEG_FREE || heap->units[off >> UNIT_SHIFT].state == UNIT_IS_FREE) {
+		if (state == SEG_FREE || unit_state(&heap->units[off >> UNIT_SHIFT]) == UNIT_IS_FREE) {
 			/* its slab, run or segment was released as a whole */
 			*misuse = FM_DOUBLE_FREE;
 			return fail(EINVAL, "%p is freed already, or never was an object", p), false;
@@ -179,11 +191,19 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 /* ---------------------------------------------------------------- freeing */
 
 /* A slot of a slab that is described already: no lock. False: it has to be found out. */
-static bool free_described(struct heap *heap, uint64_t off)
+static bool free_slot(struct heap *heap, uint64_t off)
 {
-	struct unit *slab = described_slab(heap, off);
+	struct unit *unit = described_head(heap, off);
 
-	return slab && slab_free_at(heap, slab, off);
+	return unit && unit_state(unit) == UNIT_IS_SLAB && slab_free_at(heap, unit, off);
+}
+
+bool alloc_free_run(struct heap *heap, struct tcache *tcache, struct unit *unit)
+{
+	if (!large_free_run(heap, tcache ? &tcache->near : NULL, unit))
+		return false;
+	giveback_note(heap);
+	return true;
 }
 
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)
@@ -193,16 +213,19 @@ int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)
 
 	if (prepare_change(heap))
 		return -1;
-	if (free_described(heap, (uint64_t)((uint8_t *)p - heap->store.base)))
+	if (free_slot(heap, (uint64_t)((uint8_t *)p - heap->store.base)))
 		return 0;
 	if (!find_live(heap, p, &object, misuse))
 		return -1;
-	if (object.unit->state == UNIT_IS_SLAB) {
+	if (unit_state(object.unit) == UNIT_IS_SLAB) {
 		done = slab_free_remote(heap, object.unit, object.slot) == 0;
+	} else if (unit_state(object.unit) == UNIT_IS_RUN) {
+		done = alloc_free_run(heap, own_cache(heap), object.unit);
 	} else {
 		heap_lock(heap);
-		done = large_free(heap, object.unit);
+		done = large_free_huge(heap, object.unit);
 		heap_unlock(heap);
+		giveback_note(heap);
 	}
 	if (done)
 		return 0;
@@ -245,9 +268,10 @@ int alloc_trim(struct heap *heap, uint64_t keep_len)
 /* In place: the slot is right for the size, or the large object can be cut or extended. */
 static bool resize_in_place(struct heap *heap, const struct object *object, size_t size)
 {
+	struct tcache *tcache;
 	bool done;
 
-	if (object->unit->state == UNIT_IS_SLAB) {
+	if (unit_state(object->unit) == UNIT_IS_SLAB) {
 		/* a multiple of 16 is promised that alignment, which not every larger slot has */
 		if (size > object->len || (size % 16 == 0 && object->off % 16))
 			return false;
@@ -255,9 +279,11 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 	}
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;
+	tcache = own_cache(heap);
 	heap_lock(heap);
-	done = large_resize(heap, object->unit, size);
+	done = large_resize(heap, tcache ? &tcache->near : NULL, object->unit, size);
 	heap_unlock(heap);
+	giveback_note(heap);
 	return done;
 }
 

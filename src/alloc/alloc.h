@@ -15,6 +15,9 @@ void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
 /* Free `p`, which lies in the heap's reservation. 0, or -1 after fail(); *misuse is set if that is why. */
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse);
 
+/* Free the run of `unit` without the lock; `tcache` may be NULL. False if it is freed already. */
+bool alloc_free_run(struct heap *heap, struct tcache *tcache, struct unit *unit);
+
 /* Usable size of the live object `p`, or 0 after fail() with *misuse set. */
 size_t alloc_usable_size(struct heap *heap, const void *p, enum fm_misuse_kind *misuse);
 

@@ -359,13 +359,13 @@ static void audit_unit(struct audit *audit, uint64_t unit_no, uint64_t word, uns
 	} else if (from_head) {
 		return;
 	} else if (kind == UNIT_SLAB) {
-		agrees = unit->state == UNIT_IS_SLAB && unit->slot_size == slab_word_slot_size(word) &&
+		agrees = unit_state(unit) == UNIT_IS_SLAB && unit->slot_size == slab_word_slot_size(word) &&
 		         unit->units == slab_word_units(word) && load_relaxed(&unit->owner) != 0;
 	} else if (kind == UNIT_RUN) {
-		agrees = unit->state == UNIT_IS_RUN && unit->pages == run_word_pages(word) &&
+		agrees = unit_state(unit) == UNIT_IS_RUN && unit->pages == run_word_pages(word) &&
 		         load_relaxed(&unit->owner) == 0;
 	} else {
-		agrees = unit->state == UNIT_IS_FREE && load_relaxed(&unit->owner) == 0;
+		agrees = unit_state(unit) == UNIT_IS_FREE && load_relaxed(&unit->owner) == 0;
 	}
 	if (!agrees)
 		report(audit, unit_no << UNIT_SHIFT, word, "descriptor that disagrees with the file");
@@ -389,7 +389,7 @@ static void audit_examined(struct audit *audit, uint64_t segment_no)
 			free &= ~(UINT64_C(1) << u);
 		audit_unit(audit, segment_no * SEGMENT_UNITS + u, word, u < reach ? u - head : 0);
 	}
-	if (free != audit->heap->segments[segment_no].free_units)
+	if (free != load_relaxed(&audit->heap->segments[segment_no].free_units))
 		report(audit, segment_no << SEGMENT_SHIFT, free, "free units that disagree with the file");
 }
 

@@ -40,30 +40,34 @@ static void for_units(struct heap *heap, uint64_t off, uint64_t len,
 static void set_fresh(struct segment *segment, uint64_t units, bool *all_zero)
 {
 	(void)all_zero;
-	segment->backed |= units;
-	segment->zero |= units;
+	fetch_or_seq(&segment->zero, units);
+	fetch_or_seq(&segment->backed, units);
 }
 
 static void set_backed(struct segment *segment, uint64_t units, bool *all_zero)
 {
 	(void)all_zero;
-	segment->backed |= units;
+	fetch_or_seq(&segment->backed, units);
 }
 
 static void set_taken(struct segment *segment, uint64_t units, bool *all_zero)
 {
-	if ((segment->zero & units) != units)
+	uint64_t zero = load_relaxed(&segment->zero) & units;
+
+	if (zero != units)
 		*all_zero = false;
-	segment->zero &= ~units;
-	segment->idle &= ~units;
+	if (zero)
+		fetch_and_seq(&segment->zero, ~units);
+	if (load_relaxed(&segment->idle) & units)
+		fetch_and_seq(&segment->idle, ~units);
 }
 
 static void set_punched(struct segment *segment, uint64_t units, bool *all_zero)
 {
 	(void)all_zero;
-	segment->backed &= ~units;
-	segment->idle &= ~units;
-	segment->zero |= units;
+	fetch_and_seq(&segment->backed, ~units);
+	fetch_and_seq(&segment->idle, ~units);
+	fetch_or_seq(&segment->zero, units);
 }
 
 bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
@@ -114,6 +118,11 @@ static int extend(struct heap *heap, uint64_t end)
 	return 0;
 }
 
+static bool is_backed(const struct heap *heap, uint64_t unit_no)
+{
+	return bit_is_set(load_relaxed(&heap->segments[segment_of_unit(unit_no)].backed), index_in_segment(unit_no));
+}
+
 /* Back the units of [off, off + len) of which this is not known, in as few calls as there are gaps. */
 static int back_unknown(struct heap *heap, uint64_t off, uint64_t len)
 {
@@ -126,13 +135,13 @@ static int back_unknown(struct heap *heap, uint64_t off, uint64_t len)
 		for (from = off; from < end; from += UNIT_SIZE) {
 			uint64_t unit = from >> UNIT_SHIFT;
 
-			if (!(heap->segments[segment_of_unit(unit)].backed >> index_in_segment(unit) & 1))
+			if (!is_backed(heap, unit))
 				break;
 		}
 		for (to = from; to < end; to += UNIT_SIZE) {
 			uint64_t unit = to >> UNIT_SHIFT;
 
-			if (heap->segments[segment_of_unit(unit)].backed >> index_in_segment(unit) & 1)
+			if (is_backed(heap, unit))
 				break;
 		}
 		if (from < to) {

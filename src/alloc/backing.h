@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Blocks behind units: nothing is handed out before a store into it can no longer fail. All functions need
- * heap->lock.
+ * Blocks behind units: nothing is handed out before a store into it can no longer fail. All functions but
+ * backing_take need heap->lock.
  */
 #ifndef FM_ALLOC_BACKING_H
 #define FM_ALLOC_BACKING_H
@@ -15,10 +15,10 @@ int backing_ensure(struct heap *heap, uint64_t off, uint64_t len);
 /* fail() with ENOMEM, and in the text why backing_ensure gave `r`. */
 int cannot_grow(const struct heap *heap, int r);
 
-/* The units of [off, off + len) are handed out. True if all of them read as zero. */
+/* The units of [off, off + len), which the caller has taken, are handed out. True if all of them read as zero. */
 bool backing_take(struct heap *heap, uint64_t off, uint64_t len);
 
-/* Give the blocks of the free units [off, off + len) back. 0 or -errno: the file system can't, and nothing has
+/* Give the blocks of the units [off, off + len), which nobody can take, back. 0 or -errno: the file system can't, and nothing has
  * changed. */
 int backing_punch(struct heap *heap, uint64_t off, uint64_t len);
 

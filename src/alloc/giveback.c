@@ -4,6 +4,7 @@
 #include "backing.h"
 #include "directory.h"
 #include "segment.h"
+#include "units.h"
 
 /* One release in so many asks for the time. */
 #define RELEASES_A_LOOK 16
@@ -17,13 +18,13 @@ static uint64_t free_backed(const struct heap *heap, uint64_t segment_no)
 {
 	const struct segment *segment = &heap->segments[segment_no];
 	/* an atomic heap that is being closed has forgotten what it had backed, and a hole may be punched twice */
-	uint64_t backed = heap->store.is_atomic ? ~UINT64_C(0) : segment->backed;
+	uint64_t backed = heap->store.is_atomic ? ~UINT64_C(0) : load_relaxed(&segment->backed);
 
 	switch (segment_state(heap, segment_no)) {
 	case SEG_FREE:
 		return backed;
 	case SEG_EXAMINED:
-		return segment->free_units & backed;
+		return load_relaxed(&segment->free_units) & backed;
 	default:
 		return 0;
 	}
@@ -42,7 +43,7 @@ static bool can_go(const struct heap *heap, uint64_t unit_no, bool idle_only)
 	uint64_t units = free_backed(heap, segment_no);
 
 	if (idle_only)
-		units &= heap->segments[segment_no].idle;
+		units &= load_relaxed(&heap->segments[segment_no].idle);
 	return bit_is_set(units, index_in_segment(unit_no));
 }
 
@@ -64,6 +65,50 @@ static uint64_t last_run(const struct heap *heap, uint64_t end, bool idle_only, 
 	return n;
 }
 
+/* What part of segment `segment_no` units [from, end) are. */
+static uint64_t part_of(uint64_t segment_no, uint64_t from, uint64_t end)
+{
+	uint64_t first = max_u64(from, segment_no * SEGMENT_UNITS), behind = min_u64(end, (segment_no + 1) * SEGMENT_UNITS);
+
+	return range_mask(index_in_segment(first), (unsigned)(behind - first));
+}
+
+/* The free units [from, end) can be taken again. */
+static void offer(struct heap *heap, uint64_t from, uint64_t end)
+{
+	for (uint64_t s = segment_of_unit(from); from < end && s <= segment_of_unit(end - 1); s++)
+		if (segment_state(heap, s) == SEG_EXAMINED)
+			units_offer(heap, s, part_of(s, from, end));
+}
+
+/* Nobody takes the units [from, end) any more, if all are free; segments without metadata nobody takes without the
+ * lock. */
+static bool withdraw(struct heap *heap, uint64_t from, uint64_t end)
+{
+	for (uint64_t s = segment_of_unit(from); from < end && s <= segment_of_unit(end - 1); s++) {
+		if (segment_state(heap, s) != SEG_EXAMINED || units_withdraw(heap, s, part_of(s, from, end)))
+			continue;
+		offer(heap, from, max_u64(from, s * SEGMENT_UNITS));
+		return false;
+	}
+	return true;
+}
+
+/* Give back the blocks of units [from, end), unless one of them was taken since they were looked at. True if that can
+ * go on. */
+static bool punch_units(struct heap *heap, uint64_t from, uint64_t end, uint64_t *done)
+{
+	int r;
+
+	if (!withdraw(heap, from, end))
+		return true;
+	r = backing_punch(heap, from << UNIT_SHIFT, (end - from) << UNIT_SHIFT);
+	offer(heap, from, end);
+	if (!r)
+		*done += (end - from) << UNIT_SHIFT;
+	return !r; /* the file system can't: the blocks stay, which is no error */
+}
+
 /* Punch runs of at least `min_len`, the last ones first, up to `want_len` bytes in all; how many bytes went. */
 static uint64_t punch(struct heap *heap, uint64_t want_len, uint64_t min_len, bool idle_only)
 {
@@ -71,38 +116,39 @@ static uint64_t punch(struct heap *heap, uint64_t want_len, uint64_t min_len, bo
 	uint64_t done = 0, n;
 
 	while (done < want_len && (n = last_run(heap, end, idle_only, &end)) != 0) {
-		uint64_t len = min_u64(n << UNIT_SHIFT, round_up(want_len - done, UNIT_SIZE));
+		uint64_t want = min_u64(n, round_up(want_len - done, UNIT_SIZE) >> UNIT_SHIFT);
 
-		if (n << UNIT_SHIFT < min_len)
-			continue;
-		if (backing_punch(heap, ((end + n) << UNIT_SHIFT) - len, len))
-			break; /* the file system can't: the blocks stay, which is no error */
-		done += len;
+		if (n << UNIT_SHIFT >= min_len && !punch_units(heap, end + n - want, end + n, &done))
+			break;
 	}
 	return done;
 }
 
-static void look(struct heap *heap)
+void giveback_look(struct heap *heap)
 {
+	units_settle(heap);
 	if (punch(heap, LOOK_AT_MOST, HOLE_AT_LEAST, true) >= LOOK_AT_MOST)
 		return; /* the next release goes on */
 	for (uint64_t s = 0; s < segments_end(heap); s++)
-		heap->segments[s].idle = free_backed(heap, s);
-	heap->looked_ms = os->now_ms();
+		store_relaxed(&heap->segments[s].idle, free_backed(heap, s));
+	store_relaxed(&heap->looked_ms, os->now_ms());
 }
 
-void giveback_note(struct heap *heap)
+bool giveback_is_due(struct heap *heap)
 {
-	if (heap->decay_ms < 0 || ++heap->releases % RELEASES_A_LOOK || !giveback_may(heap))
-		return;
-	if (os->now_ms() - heap->looked_ms >= (uint64_t)heap->decay_ms)
-		look(heap);
+	uint32_t releases = load_relaxed(&heap->releases) + 1;
+
+	store_relaxed(&heap->releases, releases); /* that threads overwrite each other's is no harm */
+	if (heap->decay_ms < 0 || releases % RELEASES_A_LOOK || !giveback_may(heap))
+		return false;
+	return os->now_ms() - load_relaxed(&heap->looked_ms) >= (uint64_t)heap->decay_ms;
 }
 
 bool giveback_now(struct heap *heap, uint64_t keep_len, uint64_t min_len)
 {
 	uint64_t have = 0;
 
+	units_settle(heap);
 	for (uint64_t s = 0; s < segments_end(heap); s++)
 		have += (uint64_t)count_bits(free_backed(heap, s)) << UNIT_SHIFT;
 	return have > keep_len && punch(heap, have - keep_len, min_len, false) > 0;
@@ -111,7 +157,9 @@ bool giveback_now(struct heap *heap, uint64_t keep_len, uint64_t min_len)
 bool giveback_tail(struct heap *heap)
 {
 	uint64_t last, end, first;
+	bool cut;
 
+	units_settle(heap);
 	directory_shrink(heap);
 	last = directory_last(heap);
 	while (last > 0 && segment_state(heap, last) == SEG_INTERIOR)
@@ -120,15 +168,18 @@ bool giveback_tail(struct heap *heap)
 		return false;
 	end = max_u64(round_up(backing_used_end(heap, last), UNIT_SIZE), HEAP_MIN_SIZE);
 	/* the journal of an atomic heap may have been cut, behind the heap's end */
-	if ((end >= heap->store.size && !heap->store.is_atomic) || store_truncate(&heap->store, end))
+	if ((end >= heap->store.size && !heap->store.is_atomic) ||
+	    !withdraw(heap, end >> UNIT_SHIFT, (last + 1) * SEGMENT_UNITS))
 		return false;
+	cut = store_truncate(&heap->store, end) == 0;
 	first = segment_of_unit(end >> UNIT_SHIFT);
-	for (uint64_t s = first; s < heap->covered; s++) {
+	for (uint64_t s = first; cut && s < heap->covered; s++) {
 		uint64_t keep = s == first ? low_mask(index_in_segment(end >> UNIT_SHIFT)) : 0;
 
-		heap->segments[s].backed &= keep;
-		heap->segments[s].zero &= keep;
-		heap->segments[s].idle &= keep;
+		fetch_and_seq(&heap->segments[s].backed, keep);
+		fetch_and_seq(&heap->segments[s].zero, keep);
+		fetch_and_seq(&heap->segments[s].idle, keep);
 	}
-	return true;
+	offer(heap, end >> UNIT_SHIFT, (last + 1) * SEGMENT_UNITS);
+	return cut;
 }

@@ -346,7 +346,7 @@ static void forget_derived(struct heap *heap)
 {
 	free_tables(heap);
 	heap->is_scanned = heap->rests = false;
-	heap->covered = heap->free_hint = heap->examine_cursor = heap->buckets_used = 0;
+	heap->covered = heap->free_hint = heap->examine_cursor = heap->buckets_used = heap->stale = 0;
 	memset(heap->directory_segment, 0, sizeof(heap->directory_segment));
 	memset(heap->bucket, 0, sizeof(heap->bucket));
 	memset(heap->unowned, 0, sizeof(heap->unowned));

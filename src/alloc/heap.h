@@ -14,6 +14,7 @@
  *
  * Who may touch what
  *   live words, summary, empty, lists of an owned slab   its owner
+ *   units that are taken, and what the file and the descriptors say of them   who took them (units.h)
  *   the same of an unowned slab, everything else         the holder of heap->lock
  *   remote words, pending, queued, inbox                 anybody, atomically (owner.h)
  */
@@ -52,7 +53,7 @@ struct unit {
 	uint8_t class_no;    /* or NO_CLASS: frees only */
 	uint8_t back;        /* atomic: units back to the first one of the slab or run */
 	uint8_t words;       /* live words in use */
-	uint8_t state;       /* enum unit_state */
+	uint8_t state;       /* atomic: enum unit_state */
 	uint8_t units;       /* of a slab or run */
 	uint8_t unused;
 	uint64_t summary;
@@ -89,14 +90,16 @@ enum segment_state {
 };
 
 struct segment {
-	uint64_t free_units; /* one bit a unit */
-	uint64_t backed;
-	uint64_t zero;       /* units that this process added to the file and never handed out */
-	uint64_t idle;       /* free and backed units that were so at the last look (giveback.h) */
-	uint32_t next, prev; /* in the bucket of its longest free run; segment number + 1, 0: none */
+	uint64_t free_units; /* atomic: one bit a unit; whoever clears bits has the units (units.h) */
+	uint64_t backed;     /* atomic */
+	uint64_t zero;       /* atomic: units that this process added to the file and never handed out */
+	uint64_t idle;       /* atomic: free and backed units that were so at the last look (giveback.h) */
+	uint32_t next, prev; /* in a bucket (units.c); segment number + 1, 0: none */
+	uint32_t stale_next; /* atomic: in the heap's stale segments, as above */
 	uint8_t state;       /* enum segment_state */
-	uint8_t bucket;      /* longest free run, 0: in no bucket */
-	uint8_t unused[6];
+	uint8_t bucket;      /* 0: in none */
+	uint8_t is_stale;    /* atomic: is among those, or about to be */
+	uint8_t unused;
 };
 
 struct tcache;
@@ -126,10 +129,11 @@ struct heap {
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
+	uint64_t stale;             /* atomic: segments in which units were released since they got their bucket */
 	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
-	uint32_t releases;          /* of units, since opening */
-	uint64_t looked_ms;         /* when `idle` was set */
-	struct unit *unowned[CLASSES]; /* slabs without owner that have free slots */
+	uint32_t releases;          /* atomic: of units, since opening; a hint */
+	uint64_t looked_ms;         /* atomic: when `idle` was set */
+	struct unit *unowned[CLASSES]; /* atomic heads: slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
 	struct gate gate;           /* of an atomic heap */
 	uint64_t commit_calls;      /* atomic */
@@ -154,6 +158,23 @@ static inline uint64_t segment_of_unit(uint64_t unit_no)
 static inline unsigned index_in_segment(uint64_t unit_no)
 {
 	return (unsigned)(unit_no & (SEGMENT_UNITS - 1));
+}
+
+static inline enum unit_state unit_state(const struct unit *unit)
+{
+	return (enum unit_state)load_acquire(&unit->state); /* pairs with the release in unit_set_state */
+}
+
+/* After all that the state says about the descriptor's other fields. */
+static inline void unit_set_state(struct unit *unit, enum unit_state state)
+{
+	store_release(&unit->state, (uint8_t)state);
+}
+
+/* Units of a segment that objects may have. */
+static inline uint64_t data_units(uint64_t segment_no)
+{
+	return ~low_mask(metadata_unit(segment_no) + 1);
 }
 
 static inline uint8_t *unit_address(const struct heap *heap, const struct unit *unit)

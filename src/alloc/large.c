@@ -4,8 +4,8 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
-#include "giveback.h"
 #include "segment.h"
+#include "units.h"
 
 #include <errno.h>
 
@@ -34,23 +34,28 @@ static void set_interiors(struct heap *heap, uint64_t unit_no, unsigned from, un
 		truth_store(head_word(heap, unit_no) + i, UNIT_INTERIOR);
 }
 
-static uint64_t run_alloc(struct heap *heap, uint64_t pages, size_t alignment)
+/* Make the `n` units, which the caller has taken, a run. */
+static void run_make(struct heap *heap, uint64_t unit_no, unsigned n, uint64_t pages)
+{
+	set_interiors(heap, unit_no, 1, n);
+	run_describe(heap, unit_no, run_word(pages));
+	truth_store(head_word(heap, unit_no), run_word(pages));
+}
+
+static uint64_t run_alloc(struct heap *heap, struct near *near, uint64_t pages, size_t alignment)
 {
 	unsigned n = (unsigned)units_for(pages);
-	uint64_t unit_no = units_take(heap, n, (unsigned)max_u64(alignment >> UNIT_SHIFT, 1));
+	uint64_t unit_no = units_take(heap, near, n, (unsigned)max_u64(alignment >> UNIT_SHIFT, 1));
 
-	if (unit_no == 0)
-		return 0;
-	run_describe(heap, unit_no, run_word(pages));
-	set_interiors(heap, unit_no, 1, n);
-	truth_store(head_word(heap, unit_no), run_word(pages));
+	if (unit_no)
+		run_make(heap, unit_no, n, pages);
 	return unit_no << UNIT_SHIFT;
 }
 
-static bool run_resize(struct heap *heap, struct unit *unit, uint64_t pages)
+static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, uint64_t pages)
 {
 	uint64_t unit_no = unit_no_of(heap, unit);
-	uint64_t n = units_for(pages);
+	uint64_t n = units_for(pages), was = run_word(load_relaxed(&unit->pages));
 	unsigned old = unit->units;
 
 	if (n > RUN_MAX_UNITS)
@@ -61,11 +66,16 @@ static bool run_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 		backing_take(heap, (unit_no + old) << UNIT_SHIFT, (n - old) << UNIT_SHIFT);
 		set_interiors(heap, unit_no, old, (unsigned)n);
 	}
-	truth_store(head_word(heap, unit_no), run_word(pages));
-	unit->pages = pages;
-	unit->units = (uint8_t)n;
+	if (!truth_replace(head_word(heap, unit_no), was, run_word(pages))) {
+		/* freed by another thread under our hands */
+		if (n > old)
+			units_release(heap, near, unit_no + old, (unsigned)n - old);
+		return false;
+	}
+	store_relaxed(&unit->pages, pages);
+	store_relaxed(&unit->units, (uint8_t)n);
 	if (n < old)
-		units_release(heap, unit_no + n, old - (unsigned)n);
+		units_release(heap, near, unit_no + n, old - (unsigned)n);
 	return true;
 }
 
@@ -100,11 +110,9 @@ static void release_segments(struct heap *heap, uint64_t first, uint64_t n)
 {
 	for (uint64_t s = first; s < first + n; s++) {
 		heap->segments[s].state = SEG_FREE;
-		heap->segments[s].free_units = 0;
-		heap->units[s * SEGMENT_UNITS].state = UNIT_UNKNOWN;
+		unit_set_state(&heap->units[s * SEGMENT_UNITS], UNIT_UNKNOWN);
 	}
 	heap->free_hint = min_u64(heap->free_hint, first);
-	giveback_note(heap);
 }
 
 static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
@@ -133,7 +141,7 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 		}
 	}
 	truth_store(directory_word(heap, first), huge_word(pages));
-	unit->pages = pages;
+	store_relaxed(&unit->pages, pages);
 	if (n < old)
 		release_segments(heap, first + n, old - n);
 	return true;
@@ -141,7 +149,34 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 
 /* ---------------------------------------------------------------- both */
 
-void *large_alloc(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
+/* How many units a run of so many pages takes; 0: it is a huge object. */
+static unsigned run_units(uint64_t pages, size_t alignment)
+{
+	uint64_t n = units_for(pages);
+
+	return n > SEGMENT_UNITS - max_u64(alignment >> UNIT_SHIFT, 1) ? 0 : (unsigned)n;
+}
+
+void *large_alloc_near(struct heap *heap, struct near *near, size_t size, size_t alignment, bool *is_zero)
+{
+	uint64_t pages, unit_no;
+	unsigned n;
+
+	if (size > SEGMENT_SIZE || alignment > UNIT_SIZE)
+		return NULL;
+	pages = pages_for(size);
+	n = run_units(pages, alignment);
+	if (n == 0)
+		return NULL;
+	unit_no = units_take_near(heap, near, n, BACKED);
+	if (unit_no == 0)
+		return NULL;
+	*is_zero = backing_take(heap, unit_no << UNIT_SHIFT, pages * LENGTH_PAGE);
+	run_make(heap, unit_no, n, pages);
+	return heap->store.base + (unit_no << UNIT_SHIFT);
+}
+
+void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alignment, bool *is_zero)
 {
 	uint64_t pages = pages_for(size);
 	uint64_t off;
@@ -150,38 +185,43 @@ void *large_alloc(struct heap *heap, size_t size, size_t alignment, bool *is_zer
 		return fail(ENOMEM, "%zu bytes are more than the heap has address space for", size), NULL;
 	if (pages * LENGTH_PAGE > heap->store.max_size)
 		return fail(ENOMEM, "%zu bytes are more than the heap may grow to", size), NULL;
-	if (units_for(pages) > SEGMENT_UNITS - max_u64(alignment >> UNIT_SHIFT, 1))
-		off = huge_alloc(heap, pages);
+	if (run_units(pages, alignment))
+		off = run_alloc(heap, near, pages, alignment);
 	else
-		off = run_alloc(heap, pages, alignment);
+		off = huge_alloc(heap, pages);
 	if (off == 0)
 		return NULL;
 	*is_zero = backing_take(heap, off, pages * LENGTH_PAGE);
 	return heap->store.base + off;
 }
 
-bool large_free(struct heap *heap, struct unit *unit)
+bool large_free_run(struct heap *heap, struct near *near, struct unit *unit)
 {
 	uint64_t unit_no = unit_no_of(heap, unit);
-	uint64_t segment_no = segment_of_unit(unit_no);
+	unsigned n = load_relaxed(&unit->units);
 
-	if (unit->state == UNIT_IS_RUN) {
-		if (!truth_replace(head_word(heap, unit_no), run_word(unit->pages), UNIT_FREE))
-			return false;
-		units_release(heap, unit_no, unit->units);
-		return true;
-	}
+	/* whoever makes the head say so has the units */
+	if (!truth_replace(head_word(heap, unit_no), run_word(load_relaxed(&unit->pages)), UNIT_FREE))
+		return false;
+	units_release(heap, near, unit_no, n);
+	return true;
+}
+
+bool large_free_huge(struct heap *heap, struct unit *unit)
+{
+	uint64_t segment_no = segment_of_unit(unit_no_of(heap, unit));
+
 	if (!truth_replace(directory_word(heap, segment_no), huge_word(unit->pages), SEGMENT_FREE))
 		return false;
 	release_segments(heap, segment_no, huge_segments(unit->pages));
 	return true;
 }
 
-bool large_resize(struct heap *heap, struct unit *unit, size_t size)
+bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_t size)
 {
 	uint64_t pages = pages_for(size);
 
 	if (size > heap->store.reserved)
 		return false;
-	return unit->state == UNIT_IS_RUN ? run_resize(heap, unit, pages) : huge_resize(heap, unit, pages);
+	return unit_state(unit) == UNIT_IS_RUN ? run_resize(heap, near, unit, pages) : huge_resize(heap, unit, pages);
 }

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "lists.h"
 
+#include "giveback.h"
+
 /* Slots from this size on are handed out again last freed first. */
 #define FIRST_FROM 32768u
 
@@ -129,9 +131,8 @@ void slab_changed(struct tcache *tcache, struct unit *slab)
 		return;
 	}
 	owned_remove(tcache, slab);
-	heap_lock(heap);
-	slab_release(heap, slab);
-	heap_unlock(heap);
+	slab_release(heap, &tcache->near, slab);
+	giveback_note(heap);
 }
 
 struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)

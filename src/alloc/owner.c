@@ -2,6 +2,7 @@
 #include "owner.h"
 
 #include "commit.h"
+#include "giveback.h"
 #include "join.h"
 #include "lists.h"
 #include "pool.h"
@@ -158,9 +159,33 @@ static void release_kept(struct tcache *tcache)
 		slab->next = NULL;
 		slab->alarm = ALARM_ALWAYS;
 		owned_remove(tcache, slab);
-		slab_release(tcache->heap, slab);
+		slab_release(tcache->heap, &tcache->near, slab);
 	}
 	tcache->kept_units = 0;
+}
+
+/* A slab in a segment that the cache knows, of units that were used before or of any; NULL if there are none, or there
+ * are slabs of the class without owner, which come first. Without the lock. */
+static struct unit *acquire_near(struct tcache *tcache, unsigned class_no, enum which_units which)
+{
+	struct heap *heap = tcache->heap;
+	struct unit *slab;
+	uint64_t unit_no;
+
+	if (load_relaxed(&heap->unowned[class_no]))
+		return NULL;
+	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, which);
+	if (unit_no == 0 && tcache->kept) {
+		release_kept(tcache);
+		giveback_note(heap);
+		unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, which);
+	}
+	if (unit_no == 0)
+		return NULL;
+	slab = slab_make(heap, unit_no, class_no, tcache->id);
+	owned_push(tcache, slab);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
+	return slab;
 }
 
 /* Is there a slab to adopt, or one to make of units that were used before? */
@@ -169,8 +194,8 @@ static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
 	struct heap *heap = tcache->heap;
 	bool can;
 
-	heap_lock(heap);
 	release_kept(tcache);
+	heap_lock(heap);
 	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
 	heap_unlock(heap);
 	return can;
@@ -180,12 +205,14 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 {
 	struct heap *heap = tcache->heap;
 	struct unit *slab;
+	uint64_t unit_no;
 
 	heap_lock(heap);
 	slab = slab_adopt(heap, class_no, tcache->id);
 	if (!slab) {
 		release_kept(tcache);
-		slab = slab_make(heap, class_no, tcache->id);
+		unit_no = units_take(heap, &tcache->near, size_classes[class_no].units, 1);
+		slab = unit_no ? slab_make(heap, unit_no, class_no, tcache->id) : NULL;
 		/* trying may have examined segments with slabs of this class: use those first */
 		if (heap->unowned[class_no]) {
 			if (slab) {
@@ -258,6 +285,8 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 		}
 		if (!slab) {
 			slab = next_slab(tcache, class_no);
+			if (!slab)
+				slab = acquire_near(tcache, class_no, USED_BEFORE);
 			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
 				p = join_take(tcache, class_no);
 				if (p)
@@ -307,7 +336,6 @@ bool tcache_release_empty(struct tcache *tcache)
 	for (unsigned c = 0; c < CLASSES; c++)
 		join_end(tcache, c);
 	any = tcache->kept;
-	heap_lock(heap);
 	release_kept(tcache);
 	for (unsigned c = 0; c < CLASSES; c++) {
 		struct unit *slab = tcache->current[c];
@@ -317,10 +345,11 @@ bool tcache_release_empty(struct tcache *tcache)
 		slab->alarm = ALARM_ALWAYS;
 		window_clear(tcache, c);
 		owned_remove(tcache, slab);
-		slab_release(heap, slab);
+		slab_release(heap, &tcache->near, slab);
 		any = true;
 	}
-	heap_unlock(heap);
+	if (any)
+		giveback_note(heap);
 	return any;
 }
 

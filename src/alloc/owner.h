@@ -70,6 +70,7 @@ struct tcache {
 	struct unit *sample;           /* the next owned slab to look at for that */
 	struct unit *owned;            /* all slabs */
 	uint64_t owned_units;
+	struct near near;              /* where it takes units first */
 	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */
 	struct tcache *heap_next, *heap_prev; /* heap->caches */
 	struct thread *thread;

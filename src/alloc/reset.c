@@ -30,7 +30,7 @@ int heap_reset(struct heap *heap)
 	heap->is_scanned = false;
 	heap->free_hint = 0;
 	heap->examine_cursor = 0;
-	heap->buckets_used = 0;
+	heap->buckets_used = heap->stale = 0;
 	memset(heap->directory_segment, 0, sizeof(heap->directory_segment));
 	memset(heap->bucket, 0, sizeof(heap->bucket));
 	memset(heap->unowned, 0, sizeof(heap->unowned));

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Segment invariants, for an examined segment
+ * Segment invariants, for an examined segment. G1 and G3 but for units that a thread is just taking or releasing.
  *   G1  a unit is in free_units  <=>  no valid head of the segment covers it, by the file's words
- *   G2  the segment is in bucket b  <=>  b is the length of its longest run of free units, b > 0
  *   G3  every descriptor says what the file's words say
  */
 #include "segment.h"
@@ -10,61 +9,17 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
-#include "giveback.h"
 #include "slab.h"
+#include "units.h"
 
 #include <errno.h>
 
 /* Segments of earlier processes that are examined before the file grows by a step. */
 #define EXAMINE_AT_ONCE 64
 
-static uint64_t data_units(uint64_t segment_no)
-{
-	return ~low_mask(metadata_unit(segment_no) + 1);
-}
-
-/* ---------------------------------------------------------------- buckets */
-
-static void bucket_remove(struct heap *heap, uint64_t segment_no)
-{
-	struct segment *segment = &heap->segments[segment_no];
-	unsigned b = segment->bucket;
-
-	if (b == 0)
-		return;
-	if (segment->prev)
-		heap->segments[segment->prev - 1].next = segment->next;
-	else
-		heap->bucket[b] = segment->next;
-	if (segment->next)
-		heap->segments[segment->next - 1].prev = segment->prev;
-	if (!heap->bucket[b])
-		heap->buckets_used &= ~(UINT64_C(1) << b);
-	segment->bucket = 0;
-	segment->next = segment->prev = 0;
-}
-
-static void bucket_update(struct heap *heap, uint64_t segment_no)
-{
-	struct segment *segment = &heap->segments[segment_no];
-	unsigned b = longest_run(segment->free_units);
-
-	if (b == segment->bucket)
-		return;
-	bucket_remove(heap, segment_no);
-	if (b == 0)
-		return;
-	segment->bucket = (uint8_t)b;
-	segment->next = heap->bucket[b];
-	if (segment->next)
-		heap->segments[segment->next - 1].prev = (uint32_t)segment_no + 1;
-	heap->bucket[b] = (uint32_t)segment_no + 1;
-	heap->buckets_used |= UINT64_C(1) << b;
-}
-
 /* ---------------------------------------------------------------- descriptors */
 
-static struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t n, enum unit_state state)
+struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t n, enum unit_state state)
 {
 	struct unit *unit = &heap->units[unit_no];
 
@@ -72,7 +27,7 @@ static struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t
 		store_relaxed(&unit[i].quick_owner, 0);
 		store_relaxed(&unit[i].owner, 0);
 		store_relaxed(&unit[i].back, (uint8_t)0);
-		unit[i].state = (uint8_t)state;
+		unit_set_state(&unit[i], state);
 	}
 	return unit;
 }
@@ -81,23 +36,24 @@ void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages)
 {
 	struct unit *unit = describe_units(heap, segment_no * SEGMENT_UNITS, 1, UNIT_IS_HUGE);
 
-	unit->pages = pages;
+	store_relaxed(&unit->pages, pages);
 }
 
 void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state)
 {
 	for (unsigned i = 1; i < n; i++) {
 		store_relaxed(&heap->units[unit_no + i].back, (uint8_t)i);
-		heap->units[unit_no + i].state = (uint8_t)state;
+		unit_set_state(&heap->units[unit_no + i], state);
 	}
 }
 
 void run_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 {
-	struct unit *unit = describe_units(heap, unit_no, 1, UNIT_IS_RUN);
+	struct unit *unit = &heap->units[unit_no];
 
-	unit->units = (uint8_t)unit_word_units(word);
-	unit->pages = run_word_pages(word);
+	store_relaxed(&unit->units, (uint8_t)unit_word_units(word));
+	store_relaxed(&unit->pages, run_word_pages(word));
+	describe_units(heap, unit_no, 1, UNIT_IS_RUN);
 }
 
 /* ---------------------------------------------------------------- examining */
@@ -172,11 +128,10 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 	}
 	clear_full_hint(heap, segment_no);
 	segment->state = SEG_EXAMINED;
-	segment->free_units = free_units;
-	segment->backed |= ~free_units; /* used units were backed when they were handed out */
+	fetch_or_seq(&segment->backed, ~free_units); /* used units were backed when they were handed out */
 	describe_units(heap, unit_0, first, UNIT_IS_META);
 	describe_units(heap, unit_0 + first, SEGMENT_UNITS - first, UNIT_IS_FREE);
-	bucket_update(heap, segment_no);
+	units_offer(heap, segment_no, free_units);
 	for (unsigned u = first; u < SEGMENT_UNITS;) {
 		uint64_t word = truth_load(&words[u]);
 		unsigned n = (unsigned)unit_word_units(word);
@@ -222,7 +177,7 @@ bool segment_examine_some(struct heap *heap)
 			continue;
 		segment_examine(heap, s);
 		examined++;
-		if (heap->segments[s].free_units)
+		if (load_relaxed(&heap->segments[s].free_units))
 			return true;
 		for (unsigned u = 0; u < SEGMENT_UNITS; u++)
 			if (slab_is_listed(&heap->units[s * SEGMENT_UNITS + u]))
@@ -234,7 +189,7 @@ bool segment_examine_some(struct heap *heap)
 void segment_note_full(struct heap *heap)
 {
 	for (uint64_t s = 0; s <= directory_last(heap) && s < heap->covered; s++) {
-		bool has_space = heap->segments[s].free_units != 0;
+		bool has_space = load_relaxed(&heap->segments[s].free_units) != 0;
 
 		if (heap->segments[s].state != SEG_EXAMINED)
 			continue;
@@ -245,10 +200,9 @@ void segment_note_full(struct heap *heap)
 	}
 }
 
-/* ---------------------------------------------------------------- taking and releasing units */
+/* ---------------------------------------------------------------- making and releasing segments */
 
-/* Give a free segment metadata. False with errno ENOMEM. */
-static bool segment_create(struct heap *heap)
+bool segment_create(struct heap *heap)
 {
 	uint64_t segment_no = directory_find(heap, 1);
 	struct segment *segment;
@@ -266,108 +220,9 @@ static bool segment_create(struct heap *heap)
 	truth_store(directory_word(heap, segment_no), SEGMENT_METADATA);
 	segment = &heap->segments[segment_no];
 	segment->state = SEG_EXAMINED;
-	segment->free_units = data_units(segment_no);
 	describe_units(heap, segment_no * SEGMENT_UNITS, 1, UNIT_IS_META);
 	describe_units(heap, segment_no * SEGMENT_UNITS + 1, SEGMENT_UNITS - 1, UNIT_IS_FREE);
-	bucket_update(heap, segment_no);
-	return true;
-}
-
-/* Bits at multiples of `align`. */
-static uint64_t aligned_positions(unsigned align)
-{
-	uint64_t mask = 0;
-
-	for (unsigned u = 0; u < SEGMENT_UNITS; u += align)
-		mask |= UINT64_C(1) << u;
-	return mask;
-}
-
-/* Which free units will do. */
-enum which { ANY, BACKED, USED_BEFORE };
-
-static uint64_t mask_of(const struct segment *segment, enum which which)
-{
-	switch (which) {
-	case BACKED:
-		return segment->free_units & segment->backed;
-	case USED_BEFORE:
-		return segment->free_units & segment->backed & ~segment->zero;
-	default:
-		return segment->free_units;
-	}
-}
-
-/* The tightest segment with a fitting run. */
-static uint64_t find_units(const struct heap *heap, unsigned n, unsigned align, enum which which)
-{
-	uint64_t used = heap->buckets_used & ~low_mask(n);
-
-	while (used) {
-		unsigned b = lowest_bit(used);
-
-		for (uint32_t s = heap->bucket[b]; s; s = heap->segments[s - 1].next) {
-			const struct segment *segment = &heap->segments[s - 1];
-			uint64_t starts = run_starts(mask_of(segment, which), n);
-
-			if (align > 1)
-				starts &= aligned_positions(align);
-			if (starts)
-				return (s - 1) * (uint64_t)SEGMENT_UNITS + lowest_bit(starts);
-		}
-		used &= used - 1;
-	}
-	return 0;
-}
-
-static void take(struct heap *heap, uint64_t unit_no, unsigned n)
-{
-	uint64_t segment_no = segment_of_unit(unit_no);
-
-	heap->segments[segment_no].free_units &= ~range_mask(index_in_segment(unit_no), n);
-	bucket_update(heap, segment_no);
-}
-
-bool units_are_at_hand(const struct heap *heap, unsigned n)
-{
-	return find_units(heap, n, 1, USED_BEFORE) != 0;
-}
-
-uint64_t units_take(struct heap *heap, unsigned n, unsigned align_units)
-{
-	uint64_t unit_no;
-	int r;
-
-	directory_scan(heap);
-	if (segment_state(heap, 0) == SEG_METADATA)
-		segment_examine(heap, 0);
-	while (!(unit_no = find_units(heap, n, align_units, ANY))) {
-		if (segment_examine_some(heap) || segment_create(heap))
-			continue;
-		/* it can't grow: then all segments are looked at, however many */
-		if (heap->examine_cursor > directory_last(heap))
-			return 0;
-	}
-	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
-	if (r) {
-		/* the disk is full; what was freed in this process is backed still */
-		unit_no = find_units(heap, n, align_units, BACKED);
-		if (unit_no == 0)
-			return cannot_grow(heap, r), 0;
-	}
-	take(heap, unit_no, n);
-	return unit_no;
-}
-
-bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n)
-{
-	const struct segment *segment = &heap->segments[segment_of_unit(unit_no)];
-	unsigned u = index_in_segment(unit_no);
-
-	if (u == 0 || u + n > SEGMENT_UNITS || range_mask(u, n) & ~segment->free_units ||
-	    backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT))
-		return false;
-	take(heap, unit_no, n);
+	units_offer(heap, segment_no, data_units(segment_no));
 	return true;
 }
 
@@ -375,26 +230,12 @@ bool segment_release_if_empty(struct heap *heap, uint64_t segment_no)
 {
 	struct segment *segment = &heap->segments[segment_no];
 
-	if (segment_no == 0 || segment->state != SEG_EXAMINED || segment->free_units != data_units(segment_no) ||
-	    !heap_may_write(heap))
+	if (segment_no == 0 || segment->state != SEG_EXAMINED || !heap_may_write(heap) ||
+	    !units_withdraw(heap, segment_no, data_units(segment_no)))
 		return false;
 	truth_store(directory_word(heap, segment_no), SEGMENT_FREE);
-	bucket_remove(heap, segment_no);
 	describe_units(heap, segment_no * SEGMENT_UNITS, SEGMENT_UNITS, UNIT_UNKNOWN);
-	segment->free_units = 0;
 	segment->state = SEG_FREE;
 	heap->free_hint = min_u64(heap->free_hint, segment_no);
 	return true;
-}
-
-void units_release(struct heap *heap, uint64_t unit_no, unsigned n)
-{
-	uint64_t segment_no = segment_of_unit(unit_no);
-	struct segment *segment = &heap->segments[segment_no];
-
-	describe_units(heap, unit_no, n, UNIT_IS_FREE);
-	segment->free_units |= range_mask(index_in_segment(unit_no), n);
-	if (!segment_release_if_empty(heap, segment_no))
-		bucket_update(heap, segment_no);
-	giveback_note(heap);
 }

@@ -54,45 +54,48 @@ void slab_harvest(struct unit *slab, uint64_t words)
 	}
 }
 
-void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
+void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word)
 {
 	uint64_t segment_no = segment_of_unit(unit_no);
 	unsigned u = index_in_segment(unit_no);
-	struct unit *slab = &heap->units[unit_no];
 
 	slab->slot_size = slab_word_slot_size(word);
-	slab->units = (uint8_t)slab_word_units(word);
+	store_relaxed(&slab->units, (uint8_t)slab_word_units(word));
 	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);
 	slab->words = (uint8_t)((slab->slots + 63) / 64);
 	slab->reciprocal = UINT32_MAX / slab->slot_size + 1;
 	slab->remainders = (uint32_t)slab->reciprocal;
 	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
 	slab->pair_0 = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8) + 2 * pair_colour(segment_no, u);
-	slab->no_run = 65;
 	store_relaxed(&slab->has_joined, 0u);
 	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
 		if (truth_load(slab_joint(slab, w)))
 			store_relaxed(&slab->has_joined, 1u);
+}
+
+void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
+{
+	struct unit *slab = &heap->units[unit_no];
+
+	slab_lay_out(heap, slab, unit_no, word);
+	slab->no_run = 65;
 	slab->summary = slab->empty = 0;
 	slab->alarm = ALARM_ALWAYS;
 	store_relaxed(&slab->back, (uint8_t)0);
 	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
 	store_relaxed(&slab->pending, 0);
-	slab->state = UNIT_IS_SLAB;
+	unit_set_state(slab, UNIT_IS_SLAB);
 	store_relaxed(&slab->quick_owner, OWNER_NONE);
 	store_release(&slab->owner, OWNER_NONE); /* pairs with the acquire of a freeing thread */
 }
 
-struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
+struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, uint64_t owner)
 {
 	const struct size_class *class = &size_classes[class_no];
-	uint64_t unit_no = units_take(heap, class->units, 1);
 	uint64_t word = slab_word(class->units, class->slot_size);
 	uint64_t *words;
 	struct unit *slab;
 
-	if (unit_no == 0)
-		return NULL;
 	backing_take(heap, unit_no << UNIT_SHIFT, (uint64_t)class->units << UNIT_SHIFT);
 	slab_describe(heap, unit_no, word);
 	slab = &heap->units[unit_no];
@@ -113,12 +116,12 @@ struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner)
 	return slab;
 }
 
-void slab_release(struct heap *heap, struct unit *slab)
+void slab_release(struct heap *heap, struct near *near, struct unit *slab)
 {
 	uint64_t unit_no = unit_no_of(heap, slab);
 
 	truth_store(unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no), UNIT_FREE);
-	units_release(heap, unit_no, slab->units);
+	units_release(heap, near, unit_no, slab->units);
 }
 
 static void unowned_push(struct heap *heap, struct unit *slab)
@@ -130,7 +133,7 @@ static void unowned_push(struct heap *heap, struct unit *slab)
 	slab->next = *head;
 	if (*head)
 		(*head)->prev = slab;
-	*head = slab;
+	store_relaxed(head, slab);
 }
 
 static void unowned_remove(struct heap *heap, struct unit *slab)
@@ -138,7 +141,7 @@ static void unowned_remove(struct heap *heap, struct unit *slab)
 	if (slab->prev)
 		slab->prev->next = slab->next;
 	else
-		heap->unowned[slab->class_no] = slab->next;
+		store_relaxed(&heap->unowned[slab->class_no], slab->next);
 	if (slab->next)
 		slab->next->prev = slab->prev;
 	slab->next = slab->prev = NULL;
@@ -151,7 +154,7 @@ static void place(struct heap *heap, struct unit *slab)
 	if (slab->empty == slab_all_words(slab)) {
 		if (slab_is_listed(slab))
 			unowned_remove(heap, slab);
-		slab_release(heap, slab);
+		slab_release(heap, NULL, slab);
 	} else if (slab->summary && !slab_is_listed(slab) && slab->class_no != NO_CLASS) {
 		unowned_push(heap, slab);
 	}
@@ -207,9 +210,11 @@ void *slab_take_unowned(struct heap *heap, unsigned class_no)
 		;
 	slab = heap->unowned[class_no];
 	if (!slab) {
-		slab = slab_make(heap, class_no, OWNER_NONE);
-		if (!slab)
+		uint64_t unit_no = units_take(heap, NULL, size_classes[class_no].units, 1);
+
+		if (unit_no == 0)
 			return NULL;
+		slab = slab_make(heap, unit_no, class_no, OWNER_NONE);
 		unowned_push(heap, slab);
 	}
 	w = lowest_bit(slab->summary);

@@ -20,7 +20,7 @@
 #ifndef FM_ALLOC_SLAB_H
 #define FM_ALLOC_SLAB_H
 
-#include "heap.h"
+#include "units.h"
 
 /* Freeing leaves a live word below the alarm: something is to be done about the slab. */
 #define ALARM_NEVER  UINT64_C(0)
@@ -124,11 +124,15 @@ void slab_forget_joined(struct unit *slab);
 /* Harvest the words in `words` and update summary and empty. Requires ownership. */
 void slab_harvest(struct unit *slab, uint64_t words);
 
-/* Fill in the descriptor of the slab whose head is `word`: unowned, listed nowhere. Needs heap->lock. */
+/* What follows from the head of a slab alone: sizes, and where its live words are. */
+void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word);
+
+/* Fill in the descriptor of the slab whose head is `word`: unowned, listed nowhere. The units are the caller's, or the
+ * lock is held. */
 void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
 
-/* Make a slab of `class_no` for `owner`, or NULL with errno ENOMEM. Needs heap->lock. */
-struct unit *slab_make(struct heap *heap, unsigned class_no, uint64_t owner);
+/* Make a slab of `class_no` for `owner` of the units from `unit_no` on, which the caller has taken. */
+struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, uint64_t owner);
 
 /* Bring an unowned slab where it belongs: its units are released if it is empty, else it is listed if it has
  * free slots. Harvests. Needs heap->lock. */
@@ -141,8 +145,9 @@ void slab_collect(struct heap *heap, struct unit *slab);
  * owner is `owner` then, and it is harvested. Needs heap->lock. */
 struct unit *slab_adopt(struct heap *heap, unsigned class_no, uint64_t owner);
 
-/* The empty slab's units are free. It must be in no list. Needs heap->lock. */
-void slab_release(struct heap *heap, struct unit *slab);
+/* The empty slab's units are free. It must be in no list, and the caller its owner; or it has none, and the lock is
+ * held. `near` may be NULL. */
+void slab_release(struct heap *heap, struct near *near, struct unit *slab);
 
 /* Allocate one slot without owning a slab: for threads without cache. Needs heap->lock. */
 void *slab_take_unowned(struct heap *heap, unsigned class_no);

@@ -82,9 +82,9 @@ static int walk_segment(struct walk *walk, uint64_t segment_no)
 	for (unsigned u = metadata_unit(segment_no) + 1; !r && u < SEGMENT_UNITS; u++) {
 		if (units[u].back)
 			continue;
-		if (units[u].state == UNIT_IS_SLAB)
+		if (unit_state(&units[u]) == UNIT_IS_SLAB)
 			r = walk_slab(walk, &units[u]);
-		else if (units[u].state == UNIT_IS_RUN)
+		else if (unit_state(&units[u]) == UNIT_IS_RUN)
 			r = walk_large(walk, &units[u]);
 		/* freeing may have released the whole segment */
 		if (walk->heap->segments[segment_no].state != SEG_EXAMINED)
@@ -106,13 +106,13 @@ int walk_objects(struct heap *heap, int (*visit)(const struct object *object, vo
 	return r;
 }
 
-static void count_object(struct fm_statistics *stats, const struct unit *unit, uint64_t n, uint64_t len)
+static void count_object(struct fm_statistics *stats, enum unit_state state, uint64_t n, uint64_t len)
 {
 	stats->live_objects += n;
 	stats->live_bytes += n * len;
-	if (unit->state == UNIT_IS_SLAB)
+	if (state == UNIT_IS_SLAB)
 		stats->small_objects += n;
-	else if (unit->state == UNIT_IS_RUN)
+	else if (state == UNIT_IS_RUN)
 		stats->large_objects += n;
 	else
 		stats->huge_objects += n;
@@ -129,34 +129,41 @@ static void count_slab(struct fm_statistics *stats, const struct unit *slab)
 		stats->remote_frees += count_bits(freed);
 		freed |= joined_to(freed & ~joined, joined);
 		stats->live_bytes += count_bits(live & ~freed & joined) * (uint64_t)slab->slot_size;
-		count_object(stats, slab, count_bits(live & ~freed & ~joined), slab->slot_size);
+		count_object(stats, UNIT_IS_SLAB, count_bits(live & ~freed & ~joined), slab->slot_size);
 	}
 }
 
-/* Needs the lock: descriptors don't change then, live words may. */
+/* By the file's words: threads take and release units meanwhile. Needs the lock. */
 static void count_segment(struct heap *heap, uint64_t segment_no, struct fm_statistics *stats)
 {
-	const struct unit *units = &heap->units[segment_no * SEGMENT_UNITS];
+	const uint64_t *words = unit_words(heap, segment_no);
+	unsigned first = metadata_unit(segment_no) + 1;
 	uint64_t units_in_file = min_u64((heap->store.size >> UNIT_SHIFT) - segment_no * SEGMENT_UNITS, SEGMENT_UNITS);
 	enum segment_state state;
 
 	segment_resolve(heap, segment_no * SEGMENT_UNITS);
 	state = segment_state(heap, segment_no);
 	if (state == SEG_HUGE)
-		count_object(stats, units, 1, large_size(units));
+		count_object(stats, UNIT_IS_HUGE, 1, large_size(&heap->units[segment_no * SEGMENT_UNITS]));
 	if (state == SEG_FREE)
 		stats->free_bytes += units_in_file * UNIT_SIZE;
 	if (state != SEG_EXAMINED)
 		return;
-	for (unsigned u = 0; u < units_in_file; u++) {
-		if (units[u].back)
-			continue;
-		if (units[u].state == UNIT_IS_FREE)
+	for (unsigned u = first; u < units_in_file; u++) {
+		uint64_t word = truth_load(&words[u]);
+		struct unit slab;
+
+		if (word == UNIT_FREE)
 			stats->free_bytes += UNIT_SIZE;
-		else if (units[u].state == UNIT_IS_SLAB)
-			count_slab(stats, &units[u]);
-		else if (units[u].state == UNIT_IS_RUN)
-			count_object(stats, &units[u], 1, large_size(&units[u]));
+		if (!unit_word_is_valid(word, u, first))
+			continue;
+		if (unit_word_kind(word) == UNIT_SLAB) {
+			slab_lay_out(heap, &slab, segment_no * SEGMENT_UNITS + u, word);
+			count_slab(stats, &slab);
+		} else {
+			count_object(stats, UNIT_IS_RUN, 1, run_word_pages(word) * LENGTH_PAGE);
+		}
+		u += (unsigned)unit_word_units(word) - 1;
 	}
 }
 
@@ -167,7 +174,7 @@ static void discount_roots(struct heap *heap, const struct roots_set *own, struc
 
 	for (uint64_t i = 0; i < own->slots; i++)
 		if (own->slot[i] && alloc_object_at(heap, own->slot[i], &object) && object.is_live)
-			count_object(stats, object.unit, UINT64_MAX, object.len); /* minus one */
+			count_object(stats, unit_state(object.unit), UINT64_MAX, object.len); /* minus one */
 }
 
 int walk_stats(struct heap *heap, struct fm_statistics *stats)

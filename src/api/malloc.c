@@ -174,21 +174,24 @@ static struct heap *heap_with(const void *p)
 	return NULL;
 }
 
-/* Free an object in a slab of any thread, by the descriptor alone; false: look closer. */
-static bool free_in_slab(struct tcache *tcache, const void *p)
+/* Free a run, or an object in a slab of any thread, by the descriptor alone; false: look closer. */
+static bool free_described(struct tcache *tcache, const void *p)
 {
 	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
-	struct unit *slab;
+	struct unit *unit;
 	uint64_t owner;
 
 	if (off >> UNIT_SHIFT >= tcache->units_len)
 		return false;
-	slab = &tcache->units[off >> UNIT_SHIFT];
-	slab -= load_relaxed(&slab->back);
-	owner = load_acquire(&slab->owner); /* pairs with the release in slab_describe */
+	unit = &tcache->units[off >> UNIT_SHIFT];
+	unit -= load_relaxed(&unit->back);
+	owner = load_acquire(&unit->owner); /* pairs with the release in slab_describe */
 	if (owner == tcache->id)
-		return tcache_free_own(tcache, slab, off);
-	return owner != 0 && slab_free_at(tcache->heap, slab, off);
+		return tcache_free_own(tcache, unit, off);
+	if (owner == 0)
+		return unit_state(unit) == UNIT_IS_RUN && off == (uint64_t)(unit - tcache->units) << UNIT_SHIFT &&
+		       alloc_free_run(tcache->heap, tcache, unit);
+	return slab_free_at(tcache->heap, unit, off);
 }
 
 /* errno stays as it is where `p` is freed: giving space back may have failed on the way. */
@@ -199,7 +202,7 @@ static noinline int free_slow(void *p)
 	struct tcache *tcache;
 	int saved = errno;
 
-	if (!p || free_in_slab(thread_recent, p))
+	if (!p || free_described(thread_recent, p))
 		return errno = saved, 0;
 	if (embedder.free_foreign && embedder.free_foreign(p))
 		return 0;
@@ -209,7 +212,7 @@ static noinline int free_slow(void *p)
 	tcache = recent_of(heap);
 	if (tcache) {
 		tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
-		if (free_in_slab(tcache, p))
+		if (free_described(tcache, p))
 			return errno = saved, 0;
 	}
 	if (alloc_free(heap, p, &misuse) == 0)

@@ -16,6 +16,7 @@
 #define store_seq(p, v)     __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
 #define exchange_seq(p, v)  __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST)
 #define fetch_or_seq(p, v)  __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
+#define fetch_and_seq(p, v) __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST)
 
 /* On failure *expected is what was found. */
 static inline bool compare_exchange_seq(uint64_t *p, uint64_t *expected, uint64_t desired)

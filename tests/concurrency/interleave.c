@@ -46,6 +46,7 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 #include "../../src/alloc/lists.c"
 #include "../../src/alloc/join.c"
 #include "../../src/alloc/owner.c"
+#include "../../src/alloc/units.c"
 #include "../../src/alloc/slab.c"
 #include "../../src/alloc/alloc.c"
 #include "../../src/alloc/heap.c"

@@ -1,0 +1,306 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Buckets
+ *   G2  a segment that is not stale is in bucket b  =>  its longest run of free units is at most b; it is in a bucket if
+ *       it has free units
+ * Taking makes runs shorter and leaves the bucket to whoever looks into it with the lock. Releasing makes them longer
+ * and the segment stale: on a list that is emptied before anything is looked for.
+ *   U1  set the bits in free_units;  U2  set is_stale; if it was set, whoever set it does the rest;  U3  push
+ *   V1  take the whole list; for each: V2  clear is_stale;  V3  read free_units
+ * U1 before U2 and V2 before V3 are a Dekker pair, all sequentially consistent: no released unit is overlooked.
+ */
+#include "units.h"
+
+#include "../base/status.h"
+#include "backing.h"
+#include "directory.h"
+#include "segment.h"
+
+#include <errno.h>
+#include <string.h>
+
+/* ---------------------------------------------------------------- buckets */
+
+static void bucket_remove(struct heap *heap, uint64_t segment_no)
+{
+	struct segment *segment = &heap->segments[segment_no];
+	unsigned b = segment->bucket;
+
+	if (b == 0)
+		return;
+	if (segment->prev)
+		heap->segments[segment->prev - 1].next = segment->next;
+	else
+		heap->bucket[b] = segment->next;
+	if (segment->next)
+		heap->segments[segment->next - 1].prev = segment->prev;
+	if (!heap->bucket[b])
+		heap->buckets_used &= ~(UINT64_C(1) << b);
+	segment->bucket = 0;
+	segment->next = segment->prev = 0;
+}
+
+static void bucket_update(struct heap *heap, uint64_t segment_no)
+{
+	struct segment *segment = &heap->segments[segment_no];
+	unsigned b = longest_run(load_relaxed(&segment->free_units));
+
+	if (b == segment->bucket)
+		return;
+	bucket_remove(heap, segment_no);
+	if (b == 0)
+		return;
+	segment->bucket = (uint8_t)b;
+	segment->next = heap->bucket[b];
+	if (segment->next)
+		heap->segments[segment->next - 1].prev = (uint32_t)segment_no + 1;
+	heap->bucket[b] = (uint32_t)segment_no + 1;
+	heap->buckets_used |= UINT64_C(1) << b;
+}
+
+/* U2, U3 */
+static void note_stale(struct heap *heap, uint64_t segment_no)
+{
+	struct segment *segment = &heap->segments[segment_no];
+	uint64_t head;
+
+	if (load_seq(&segment->is_stale) || exchange_seq(&segment->is_stale, (uint8_t)1))
+		return;
+	head = load_seq(&heap->stale);
+	do
+		store_relaxed(&segment->stale_next, (uint32_t)head);
+	while (!compare_exchange_seq(&heap->stale, &head, segment_no + 1));
+}
+
+void units_settle(struct heap *heap)
+{
+	uint64_t next, s;
+
+	if (!load_seq(&heap->stale))
+		return;
+	for (s = exchange_seq(&heap->stale, UINT64_C(0)); s; s = next) {
+		next = load_relaxed(&heap->segments[s - 1].stale_next);
+		store_seq(&heap->segments[s - 1].is_stale, (uint8_t)0);
+		if (!segment_release_if_empty(heap, s - 1))
+			bucket_update(heap, s - 1);
+	}
+}
+
+void units_offer(struct heap *heap, uint64_t segment_no, uint64_t units)
+{
+	fetch_or_seq(&heap->segments[segment_no].free_units, units);
+	bucket_update(heap, segment_no);
+}
+
+/* ---------------------------------------------------------------- taking */
+
+/* Clear `units` in free_units; false if one of them is not free. */
+static bool claim(struct segment *segment, uint64_t units)
+{
+	uint64_t free = load_seq(&segment->free_units);
+
+	do {
+		if (units & ~free)
+			return false;
+	} while (!compare_exchange_seq(&segment->free_units, &free, free & ~units));
+	return true;
+}
+
+bool units_withdraw(struct heap *heap, uint64_t segment_no, uint64_t units)
+{
+	if (!claim(&heap->segments[segment_no], units))
+		return false;
+	bucket_update(heap, segment_no);
+	return true;
+}
+
+static uint64_t mask_of(const struct segment *segment, enum which_units which)
+{
+	uint64_t units = load_seq(&segment->free_units);
+
+	if (which != ANY)
+		units &= load_seq(&segment->backed);
+	if (which == USED_BEFORE)
+		units &= ~load_relaxed(&segment->zero);
+	return units;
+}
+
+/* Bits at multiples of `align`. */
+static uint64_t aligned_positions(unsigned align)
+{
+	uint64_t mask = 0;
+
+	for (unsigned u = 0; u < SEGMENT_UNITS; u += align)
+		mask |= UINT64_C(1) << u;
+	return mask;
+}
+
+/* Where runs of `n` units begin that would do. */
+static uint64_t starts_in(const struct segment *segment, unsigned n, unsigned align, enum which_units which)
+{
+	uint64_t starts = run_starts(mask_of(segment, which), n);
+
+	return align > 1 ? starts & aligned_positions(align) : starts;
+}
+
+/* Take the first run of the segment that would do: its first unit, or 0. */
+static uint64_t take_in(struct heap *heap, uint64_t segment_no, unsigned n, unsigned align, enum which_units which)
+{
+	struct segment *segment = &heap->segments[segment_no];
+	uint64_t starts;
+
+	while ((starts = starts_in(segment, n, align, which)) != 0) {
+		uint64_t units = range_mask(lowest_bit(starts), n);
+
+		if (!claim(segment, units))
+			continue;
+		/* a hole may have been punched between the look and the claim */
+		if (which == ANY || (load_seq(&segment->backed) & units) == units)
+			return segment_no * SEGMENT_UNITS + lowest_bit(starts);
+		fetch_or_seq(&segment->free_units, units);
+		note_stale(heap, segment_no);
+	}
+	return 0;
+}
+
+/* The tightest segment with a fitting run, or none: *segment_no. Buckets on the way are put right. */
+static bool find(struct heap *heap, unsigned n, unsigned align, enum which_units which, uint64_t *segment_no)
+{
+	units_settle(heap);
+	for (uint64_t used = heap->buckets_used & ~low_mask(n); used; used &= used - 1) {
+		uint32_t next;
+
+		for (uint32_t s = heap->bucket[lowest_bit(used)]; s; s = next) {
+			next = heap->segments[s - 1].next;
+			*segment_no = s - 1;
+			if (starts_in(&heap->segments[s - 1], n, align, which))
+				return true;
+			bucket_update(heap, s - 1);
+		}
+	}
+	return false;
+}
+
+bool units_are_at_hand(struct heap *heap, unsigned n)
+{
+	uint64_t segment_no;
+
+	return find(heap, n, 1, USED_BEFORE, &segment_no);
+}
+
+/* Take a run of the tightest segment: its first unit, or 0. */
+static uint64_t take_tightest(struct heap *heap, unsigned n, unsigned align, enum which_units which)
+{
+	uint64_t segment_no, unit_no;
+
+	while (find(heap, n, align, which, &segment_no)) {
+		unit_no = take_in(heap, segment_no, n, align, which);
+		bucket_update(heap, segment_no);
+		if (unit_no)
+			return unit_no;
+	}
+	return 0;
+}
+
+static void near_note(struct near *near, uint64_t segment_no)
+{
+	uint32_t s = (uint32_t)segment_no + 1;
+	unsigned i = 0;
+
+	if (!near || near->segment[0] == s)
+		return;
+	while (i < NEAR_SEGMENTS - 1 && near->segment[i] != s)
+		i++;
+	memmove(&near->segment[1], &near->segment[0], i * sizeof(s));
+	near->segment[0] = s;
+}
+
+/* The tightest of these segments with a fitting run. */
+static bool find_near(const struct heap *heap, const struct near *near, unsigned n, enum which_units which,
+                      uint64_t *segment_no)
+{
+	unsigned longest = SEGMENT_UNITS;
+
+	for (unsigned i = 0; i < NEAR_SEGMENTS && near->segment[i]; i++) {
+		const struct segment *segment = &heap->segments[near->segment[i] - 1];
+		uint64_t free = load_relaxed(&segment->free_units);
+
+		if (!run_starts(free, n) || run_starts(free, longest) || !starts_in(segment, n, 1, which))
+			continue;
+		longest = longest_run(free);
+		*segment_no = near->segment[i] - 1;
+	}
+	return longest < SEGMENT_UNITS;
+}
+
+uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which)
+{
+	uint64_t segment_no, unit_no;
+
+	while (find_near(heap, near, n, which, &segment_no)) {
+		unit_no = take_in(heap, segment_no, n, 1, which);
+		if (unit_no == 0)
+			continue;
+		near_note(near, segment_no);
+		return unit_no;
+	}
+	return 0;
+}
+
+/* The units stay as they were. */
+static void put_back(struct heap *heap, uint64_t unit_no, unsigned n)
+{
+	units_offer(heap, segment_of_unit(unit_no), range_mask(index_in_segment(unit_no), n));
+}
+
+uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned align_units)
+{
+	uint64_t unit_no;
+	int r;
+
+	directory_scan(heap);
+	if (segment_state(heap, 0) == SEG_METADATA)
+		segment_examine(heap, 0);
+	while (!(unit_no = take_tightest(heap, n, align_units, ANY))) {
+		if (segment_examine_some(heap) || segment_create(heap))
+			continue;
+		/* it can't grow: then all segments are looked at, however many */
+		if (heap->examine_cursor > directory_last(heap))
+			return 0;
+	}
+	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
+	if (r) {
+		/* the disk is full; what was freed in this process is backed still */
+		put_back(heap, unit_no, n);
+		unit_no = take_tightest(heap, n, align_units, BACKED);
+		if (unit_no == 0)
+			return cannot_grow(heap, r), 0;
+	}
+	near_note(near, segment_of_unit(unit_no));
+	return unit_no;
+}
+
+bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n)
+{
+	unsigned u = index_in_segment(unit_no);
+
+	if (u == 0 || u + n > SEGMENT_UNITS || !claim(&heap->segments[segment_of_unit(unit_no)], range_mask(u, n)))
+		return false;
+	bucket_update(heap, segment_of_unit(unit_no));
+	if (!backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT))
+		return true;
+	put_back(heap, unit_no, n);
+	return false;
+}
+
+/* ---------------------------------------------------------------- releasing */
+
+void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n)
+{
+	uint64_t segment_no = segment_of_unit(unit_no);
+
+	describe_units(heap, unit_no, n, UNIT_IS_FREE);
+	fetch_or_seq(&heap->segments[segment_no].free_units, range_mask(index_in_segment(unit_no), n)); /* U1 */
+	near_note(near, segment_no);
+	note_stale(heap, segment_no);
+}
