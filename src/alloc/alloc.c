@@ -10,9 +10,6 @@
 #include <errno.h>
 #include <string.h>
 
-/* A smaller size keeps the object in place as long as it uses at least this part of it. */
-#define KEEP_SHARE 2
-
 static int prepare_change(struct heap *heap)
 {
 	if (unlikely(heap->read_only))
@@ -271,12 +268,8 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 	struct tcache *tcache;
 	bool done;
 
-	if (unit_state(object->unit) == UNIT_IS_SLAB) {
-		/* a multiple of 16 is promised that alignment, which not every larger slot has */
-		if (size > object->len || (size % 16 == 0 && object->off % 16))
-			return false;
-		return size >= object->len / KEEP_SHARE || class_of(size) == object->unit->class_no;
-	}
+	if (unit_state(object->unit) == UNIT_IS_SLAB)
+		return slot_suits(object->unit, object->off, object->len, size);
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;
 	tcache = own_cache(heap);

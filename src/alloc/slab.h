@@ -94,6 +94,18 @@ static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 	return begins && slot < slab->slots ? (uint32_t)slot : UINT32_MAX;
 }
 
+/* A smaller size keeps the object in place as long as it uses at least this part of it. */
+#define KEEP_SHARE 2
+
+/* May the object of `len` bytes at `off` have `size` bytes, and stay? */
+static inline bool slot_suits(const struct unit *slab, uint64_t off, uint64_t len, size_t size)
+{
+	/* a multiple of 16 is promised that alignment, which not every larger slot has */
+	if (size > len || (size % 16 == 0 && off % 16))
+		return false;
+	return size >= len / KEEP_SHARE || class_of(size) == slab->class_no;
+}
+
 /* Slots of word `w` that exist. */
 static inline uint64_t slab_word_mask(const struct unit *slab, unsigned w)
 {

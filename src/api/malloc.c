@@ -241,14 +241,61 @@ void ffree(void *addr)
 
 /* ---------------------------------------------------------------- the rest of the family */
 
+/* The own slab in which a live object of one slot begins at `p`; NULL: look closer. */
+static const struct unit *own_slab_of(const struct tcache *tcache, const void *p)
+{
+	uint64_t off = (uintptr_t)p - (uintptr_t)tcache->base;
+	const struct unit *slab;
+	uint32_t slot;
+
+	if (off >> UNIT_SHIFT >= tcache->units_len)
+		return NULL;
+	slab = &tcache->units[off >> UNIT_SHIFT];
+	slab -= load_relaxed(&slab->back);
+	/* its quick owner: no slots are joined, and no other thread has freed any since the last harvest */
+	if (load_relaxed(&slab->quick_owner) != tcache->id)
+		return NULL;
+	slot = slab_slot_at(slab, off - ((uint64_t)(slab - tcache->units) << UNIT_SHIFT));
+	return slot != UINT32_MAX && bit_is_set(truth_load(slab_pair(slab, slot / 64)), slot) ? slab : NULL;
+}
+
+/* Change the size of an object in an own slab without a look at the heap; NULL: look closer. */
+static void *realloc_own(struct tcache *tcache, void *p, size_t size)
+{
+	const struct unit *slab = own_slab_of(tcache, p);
+	size_t len;
+	void *moved;
+
+	if (!slab)
+		return NULL;
+	len = slab->slot_size;
+	if (slot_suits(slab, (uintptr_t)p - (uintptr_t)tcache->base, len, size))
+		return p;
+	if (!take(tcache, size, &moved))
+		return NULL;
+	store_wrote(&tcache->heap->store, moved, min_u64(size, len));
+	memcpy(moved, p, min_u64(size, len));
+	if (likely(fast_free(tcache, p) || free_described(tcache, p)))
+		return moved;
+	/* freed by another thread under our hands */
+	fm_free(moved);
+	return NULL;
+}
+
 void *fm_realloc(fm_heap *handle, void *p, size_t size)
 {
+	struct tcache *tcache = thread_recent;
 	enum fm_misuse_kind misuse = 0;
 	struct heap *heap;
 	void *result;
 
 	if (!p)
 		return fm_malloc(handle, size);
+	if (likely(size <= SMALL_MAX && tcache->heap == heap_of_handle(handle))) {
+		result = realloc_own(tcache, p, size);
+		if (likely(result != NULL))
+			return result;
+	}
 	heap = registry_usable(handle);
 	if (!heap || is_too_large(size))
 		return NULL;
