@@ -84,10 +84,12 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 {
 	uint64_t n = huge_segments(pages);
-	uint64_t first = directory_find(heap, n);
-	uint64_t off = first << SEGMENT_SHIFT;
+	uint64_t first, off;
 	int r;
 
+	units_settle(heap);
+	first = directory_find(heap, n);
+	off = first << SEGMENT_SHIFT;
 	if (first == 0)
 		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
 	r = backing_ensure(heap, off, pages * LENGTH_PAGE);
@@ -125,6 +127,7 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 	if (pages > unit->pages) {
 		uint64_t from = off + unit->pages * LENGTH_PAGE;
 
+		units_settle(heap);
 		if (first + n > heap->segments_max || first + n >= directory_reach(heap))
 			return false;
 		for (uint64_t s = first + old; s < first + n; s++)

@@ -207,42 +207,30 @@ static void near_note(struct near *near, uint64_t segment_no)
 	uint32_t s = (uint32_t)segment_no + 1;
 	unsigned i = 0;
 
-	if (!near || near->segment[0] == s)
+	if (!near)
 		return;
-	while (i < NEAR_SEGMENTS - 1 && near->segment[i] != s)
+	while (i < near->n && near->segment[i] < s)
 		i++;
-	memmove(&near->segment[1], &near->segment[0], i * sizeof(s));
-	near->segment[0] = s;
-}
+	if (i < near->n && near->segment[i] == s)
+		return;
+	if (near->n == NEAR_SEGMENTS) {
+		/* in turn: what a thread still uses comes back */
+		unsigned out = near->turn++ % NEAR_SEGMENTS;
 
-/* The tightest of these segments with a fitting run. */
-static bool find_near(const struct heap *heap, const struct near *near, unsigned n, enum which_units which,
-                      uint64_t *segment_no)
-{
-	unsigned longest = SEGMENT_UNITS;
-
-	for (unsigned i = 0; i < NEAR_SEGMENTS && near->segment[i]; i++) {
-		const struct segment *segment = &heap->segments[near->segment[i] - 1];
-		uint64_t free = load_relaxed(&segment->free_units);
-
-		if (!run_starts(free, n) || run_starts(free, longest) || !starts_in(segment, n, 1, which))
-			continue;
-		longest = longest_run(free);
-		*segment_no = near->segment[i] - 1;
+		memmove(&near->segment[out], &near->segment[out + 1], (--near->n - out) * sizeof(s));
+		i -= i > out;
 	}
-	return longest < SEGMENT_UNITS;
+	memmove(&near->segment[i + 1], &near->segment[i], (near->n++ - i) * sizeof(s));
+	near->segment[i] = s;
 }
 
-uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which)
+uint64_t units_take_near(struct heap *heap, const struct near *near, unsigned n, enum which_units which)
 {
-	uint64_t segment_no, unit_no;
+	for (unsigned i = 0; i < near->n; i++) {
+		uint64_t unit_no = take_in(heap, near->segment[i] - 1, n, 1, which);
 
-	while (find_near(heap, near, n, which, &segment_no)) {
-		unit_no = take_in(heap, segment_no, n, 1, which);
-		if (unit_no == 0)
-			continue;
-		near_note(near, segment_no);
-		return unit_no;
+		if (unit_no)
+			return unit_no;
 	}
 	return 0;
 }

@@ -10,13 +10,14 @@
 
 #include "heap.h"
 
-/* With 8 large objects of random sizes take half as much memory again as if all segments were looked at [bench/large]. */
 #define NEAR_SEGMENTS 16
 
-/* Segments in which a thread took or released units, the last one first; segment number + 1, 0: none. They may be
- * anything by now. */
+/* Segments in which a thread took or released units, in the order of their numbers, which is the order in which they
+ * are tried: that keeps the last ones empty. They may be anything by now. */
 struct near {
-	uint32_t segment[NEAR_SEGMENTS];
+	uint32_t segment[NEAR_SEGMENTS]; /* number + 1 */
+	uint32_t n;
+	uint32_t turn;                   /* who makes room for another one */
 };
 
 /* Which free units will do: any; such that a store into them can't fail; of those, such that were used before. */
@@ -24,7 +25,7 @@ enum which_units { ANY, BACKED, USED_BEFORE };
 
 /* Take `n` consecutive backed units in one of the segments of `near`: their first one's number, or 0. Their truth and
  * descriptors are the caller's to set. Without the lock. */
-uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which);
+uint64_t units_take_near(struct heap *heap, const struct near *near, unsigned n, enum which_units which);
 
 /* The units are free by truth now: so they are here. `near` may be NULL. With or without the lock. */
 void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n);
