@@ -129,7 +129,7 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
 	if (unlikely(free == 0))
 		return false;
 	slot = lowest_bit_u64(free);
-	truth_store_own(word, with_bit(live, slot));
+	truth_store_own(word, live | (live + 1)); /* the lowest 0 becomes 1: fewer steps than by its number */
 	*p = window->base + slot * window->slot_size;
 	return true;
 }
