@@ -499,6 +499,15 @@ static int linux_thread_count(void)
 	return (int)st.st_nlink - 2;
 }
 
+static uint64_t linux_fault_count(void)
+{
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+		return 0;
+	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+}
+
 static uint64_t linux_now_ms(void)
 {
 	struct timespec t;
@@ -568,6 +577,7 @@ const struct os_calls os_linux = {
 	.file_size_limit = linux_file_size_limit,
 	.page_size = linux_page_size,
 	.thread_count = linux_thread_count,
+	.fault_count = linux_fault_count,
 	.now_ms = linux_now_ms,
 	.sleep_ms = linux_sleep_ms,
 	.yield = linux_yield,

@@ -105,6 +105,7 @@ struct os_calls {
 	                                                                  extension beyond it is a SIGXFSZ */
 	uint64_t (*page_size)(void);
 	int (*thread_count)(void);                                     /* of this process */
+	uint64_t (*fault_count)(void);                                 /* page faults of the calling thread so far */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
 	int (*sleep_ms)(unsigned ms);                                  /* EINTR if a signal came */
 	void (*yield)(void);                                           /* let another thread run */
