@@ -435,6 +435,21 @@ static int linux_advise(void *at, uint64_t len, enum os_advice advice)
 	return result_of(madvise(at, len, value[advice]));
 }
 
+static int linux_is_cached(void *at, uint64_t len)
+{
+	unsigned char in_memory[16];
+	size_t pages = (len + (size_t)sysconf(_SC_PAGESIZE) - 1) / (size_t)sysconf(_SC_PAGESIZE);
+
+	if (pages > sizeof(in_memory))
+		return -EINVAL;
+	if (mincore(at, len, in_memory) < 0)
+		return -errno;
+	for (size_t i = 0; i < pages; i++)
+		if (in_memory[i] & 1)
+			return 1;
+	return 0;
+}
+
 static int linux_boot_id(uint8_t id[16])
 {
 	char text[40];
@@ -566,6 +581,7 @@ const struct os_calls os_linux = {
 	.protect = linux_protect,
 	.unmap = linux_unmap,
 	.advise = linux_advise,
+	.is_cached = linux_is_cached,
 	.watch = track_watch,
 	.pagemap = track_pagemap,
 	.scan = track_scan,

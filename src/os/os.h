@@ -84,6 +84,8 @@ struct os_calls {
 	int (*protect)(void *at, uint64_t len, bool readable, bool writable);
 	int (*unmap)(void *at, uint64_t len);
 	int (*advise)(void *at, uint64_t len, enum os_advice advice);
+	int (*is_cached)(void *at, uint64_t len);                      /* 1: a page of the range, at most 64 KiB of a
+	                                                                  mapping, is in memory */
 
 	/* Finding written pages of a private file mapping (linux_track.c). */
 	int (*watch)(void *at, uint64_t len);                          /* fd: stores into the range are noted from now

@@ -32,8 +32,8 @@ struct store_request {
 /* What store_prefault() has found out since opening. */
 struct prefault {
 	uint64_t taken;  /* bytes that it was called for */
-	unsigned failed; /* trials without a gain */
-	bool pays;       /* a trial had one */
+	unsigned tried;  /* the effort made to find out */
+	bool pays;       /* a trial had a gain */
 };
 
 struct store {

@@ -99,6 +99,7 @@ CALL(map_private, (int fd, void *at, uint64_t len), (fd, at, len))
 CALL(move_memory, (void *from, void *at, uint64_t len), (from, at, len))
 CALL(protect, (void *at, uint64_t len, bool readable, bool writable), (at, len, readable, writable))
 CALL(advise, (void *at, uint64_t len, enum os_advice advice), (at, len, advice))
+CALL(is_cached, (void *at, uint64_t len), (at, len))
 CALL(random, (void *buf, size_t len), (buf, len))
 
 static ssize_t fault_pread_full(int fd, void *buf, size_t len, uint64_t off)
@@ -933,6 +934,7 @@ static int setup(void **state)
 	REPLACE(protect);
 	REPLACE(unmap);
 	REPLACE(advise);
+	REPLACE(is_cached);
 	REPLACE(boot_id);
 	REPLACE(random);
 	fault.table.stat_fd = moved_stat_fd;

@@ -11,18 +11,22 @@
 #include "os/os.h"
 
 #define FOLIO        (16 * 1024)
-#define TAKEN_BEFORE (1 << 20)
-#define TRIALS       8
-#define OBJECT       24
-#define FILL         (6 << 20)
+#define TAKEN_BEFORE (16 << 20)
+#define TRIALS       4
+#define UNITS_ASKED  256         /* whether they are cached, before that is given up */
+#define OBJECT       240
+#define SHORT        (18 << 20) /* bytes of objects: some beyond TAKEN_BEFORE */
+#define LONG         (22 << 20)
 
 static struct {
 	struct os_calls table;
 	unsigned writes, populated;  /* zeros written; populating calls */
+	unsigned asked;              /* for pages in the cache */
+	int is_cached;               /* the answer */
 	uint64_t last_off, end;      /* of the last write; of the highest one */
 	bool is_twice, is_odd;       /* a place was written twice; a write was no folio */
 	bool is_over;                /* what comes now doesn't count */
-	uint8_t seen[4 * FILL / FOLIO];
+	uint8_t seen[(128 << 20) / FOLIO];
 	uint64_t faults;
 	bool maps_folios;            /* what a populated folio costs: 1 fault, or one a page */
 	unsigned fail_write;         /* the n-th write fails, 0: none does */
@@ -66,6 +70,14 @@ static int seen_advise(void *at, uint64_t len, enum os_advice advice)
 	return r.populate_error ? -r.populate_error : os_linux.advise(at, len, advice);
 }
 
+static int seen_is_cached(void *at, uint64_t len)
+{
+	(void)at;
+	(void)len;
+	r.asked++;
+	return r.is_cached;
+}
+
 static uint64_t seen_fault_count(void)
 {
 	return r.faults;
@@ -88,6 +100,7 @@ static void begin(unsigned flags)
 	r.table = os_linux;
 	r.table.pwrite_full = seen_pwrite_full;
 	r.table.advise = seen_advise;
+	r.table.is_cached = seen_is_cached;
 	r.table.fault_count = seen_fault_count;
 	r.table.now_ms = seen_now_ms;
 	r.table.file_size_limit = seen_file_size_limit;
@@ -120,6 +133,7 @@ static bool is_in_use(uint64_t off)
 struct object {
 	struct object *before;
 	uint64_t no, check;
+	uint64_t more[OBJECT / 8 - 3];
 };
 
 /* Objects of `bytes` in all, linked; each new one is looked at: what was written for it lies in a unit in use. */
@@ -154,9 +168,10 @@ static void test_nothing_in_small_heaps(void **state)
 {
 	(void)state;
 	begin(0);
-	must_be_whole(fill(NULL, TAKEN_BEFORE - 4 * UNIT_SIZE));
+	must_be_whole(fill(NULL, TAKEN_BEFORE - (1 << 20)));
 	assert_int_equal(r.writes, 0);
 	assert_int_equal(r.populated, 0);
+	assert_int_equal(r.asked, 0);
 	end();
 }
 
@@ -167,7 +182,7 @@ static void test_only_what_is_taken(void **state)
 
 	(void)state;
 	begin(0);
-	last = fill(NULL, FILL);
+	last = fill(NULL, LONG);
 	must_be_whole(last);
 	for (uint64_t off = HEAP_MIN_SIZE; off < heap_size(heap_of_handle(r.heap)); off += UNIT_SIZE)
 		units += is_in_use(off);
@@ -184,7 +199,7 @@ static void test_used_units_are_left_alone(void **state)
 
 	(void)state;
 	begin(0);
-	last = fill(NULL, FILL);
+	last = fill(NULL, LONG);
 	while (last) {
 		struct object *before = last->before;
 
@@ -192,7 +207,7 @@ static void test_used_units_are_left_alone(void **state)
 		last = before;
 	}
 	/* in end(): no place was written twice */
-	must_be_whole(fill(NULL, FILL));
+	must_be_whole(fill(NULL, LONG));
 	end();
 }
 
@@ -203,7 +218,7 @@ static void test_large_objects_are_left_alone(void **state)
 
 	(void)state;
 	begin(0);
-	last = fill(NULL, FILL / 2);
+	last = fill(NULL, SHORT);
 	writes = r.writes;
 	assert_true(writes > 0);
 	for (unsigned i = 0; i < 10; i++) {
@@ -225,12 +240,12 @@ static void test_objects_read_as_zero(void **state)
 {
 	(void)state;
 	begin(0);
-	for (unsigned i = 0; i < 100; i++) {
+	for (unsigned i = 0; i < SHORT / UNIT_SIZE; i++) {
 		uint8_t *p = fm_calloc(r.heap, 1, UNIT_SIZE);
 
 		assert_non_null(p);
 		assert_true(is_zeros(p, UNIT_SIZE));
-		memset(p, (int)i + 1, UNIT_SIZE);
+		memset(p, (int)i % 255 + 1, UNIT_SIZE);
 	}
 	assert_true(r.writes > 0);
 	end();
@@ -240,7 +255,7 @@ static void test_atomic_heaps_are_left_alone(void **state)
 {
 	(void)state;
 	begin(FM_ATOMIC);
-	must_be_whole(fill(NULL, FILL / 2));
+	must_be_whole(fill(NULL, SHORT));
 	assert_int_equal(r.writes, 0);
 	r.is_over = true; /* a commit writes what the pages hold */
 	assert_int_equal(fm_commit(r.heap), 0);
@@ -254,14 +269,39 @@ static void test_no_gain(void **state)
 	(void)state;
 	begin(0);
 	r.maps_folios = false;
-	must_be_whole(fill(NULL, FILL));
+	must_be_whole(fill(NULL, LONG));
 	assert_int_equal(r.writes, TRIALS);
 	assert_int_equal(r.populated, TRIALS);
 	end();
 }
 
-/* Pages that were in the cache one by one spoil a trial, and not the rest. */
-static void test_gain_in_a_later_trial(void **state)
+/* Pages that are in the cache one by one say nothing; where they always are, that is not asked for ever. */
+static void test_cached_pages(void **state)
+{
+	struct object *last;
+
+	(void)state;
+	begin(0);
+	r.is_cached = 1;
+	for (last = NULL; r.asked < UNITS_ASKED / 2;)
+		last = fill(last, UNIT_SIZE / 2);
+	assert_int_equal(r.writes, 0);
+	r.is_cached = 0;
+	must_be_whole(fill(last, LONG - SHORT));
+	assert_true(r.writes > (LONG - SHORT) / FOLIO - 2 * UNIT_SIZE / FOLIO);
+	end();
+
+	for (unsigned fails = 0; fails < 2; fails++) {
+		begin(0);
+		r.is_cached = fails ? -ENOMEM : 1;
+		must_be_whole(fill(NULL, TAKEN_BEFORE + (UNITS_ASKED + 16) * UNIT_SIZE));
+		assert_int_equal(r.asked, UNITS_ASKED);
+		assert_int_equal(r.writes, 0);
+		end();
+	}
+}
+
+static void test_gain_in_the_last_trial(void **state)
 {
 	struct object *last;
 
@@ -271,10 +311,10 @@ static void test_gain_in_a_later_trial(void **state)
 	for (last = NULL; r.populated < TRIALS - 1;)
 		last = fill(last, UNIT_SIZE / 2);
 	r.maps_folios = true;
-	last = fill(last, FILL / 2);
+	last = fill(last, LONG - SHORT);
 	must_be_whole(last);
 	assert_int_equal(r.populated, TRIALS);
-	assert_true(r.writes > FILL / 2 / FOLIO - 2 * UNIT_SIZE / FOLIO);
+	assert_true(r.writes > (LONG - SHORT) / FOLIO - 2 * UNIT_SIZE / FOLIO);
 	end();
 }
 
@@ -283,7 +323,7 @@ static void test_slow_writes(void **state)
 	(void)state;
 	begin(0);
 	r.write_ms = 5;
-	must_be_whole(fill(NULL, FILL));
+	must_be_whole(fill(NULL, LONG));
 	assert_int_equal(r.writes, TRIALS);
 	assert_int_equal(r.populated, 0);
 	end();
@@ -296,13 +336,13 @@ static void test_failing_calls(void **state)
 	(void)state;
 	for (unsigned e = 0; e < sizeof(errors) / sizeof(errors[0]); e++) {
 		/* each of the first writes, and one long after the trial */
-		for (unsigned n = 1; n <= 40; n += n < 12 ? 1 : 14) {
+		for (unsigned n = 1; n <= 40; n += n < 5 ? 1 : 35) {
 			for (unsigned all = 0; all < 2; all++) {
 				begin(0);
 				r.fail_write = n;
 				r.fail_all = all;
 				r.write_error = errors[e];
-				must_be_whole(fill(NULL, FILL / 3));
+				must_be_whole(fill(NULL, SHORT));
 				if (n > 1) /* it had paid before, and is over now */
 					assert_int_equal(r.writes, n);
 				else if (all)
@@ -314,7 +354,7 @@ static void test_failing_calls(void **state)
 		}
 		begin(0);
 		r.populate_error = errors[e];
-		must_be_whole(fill(NULL, FILL / 3));
+		must_be_whole(fill(NULL, SHORT));
 		assert_int_equal(r.populated, TRIALS);
 		assert_int_equal(r.writes, TRIALS);
 		end();
@@ -329,12 +369,12 @@ static void test_limit_of_file_size(void **state)
 
 	(void)state;
 	begin(0);
-	last = fill(NULL, FILL / 2);
+	last = fill(NULL, SHORT);
 	writes = r.writes;
-	r.limit = FILL / 4;
+	r.limit = SHORT / 4;
 	/* there are units that were backed before */
 	for (struct object *object; (object = fm_malloc(r.heap, OBJECT)) != NULL; more++) {
-		*object = (struct object){last, last->no + 1, proc_mix(last->no + 1)};
+		*object = (struct object){last, last->no + 1, proc_mix(last->no + 1), {0}};
 		last = object;
 	}
 	assert_int_equal(errno, ENOMEM);
@@ -357,18 +397,19 @@ static void test_this_machine(void **state)
 	begin(0);
 	assert_int_equal(fm_close(r.heap), 0);
 	r.table.fault_count = os_linux.fault_count;
+	r.table.is_cached = os_linux.is_cached;
 	r.table.now_ms = os_linux.now_ms;
 	r.heap = fm_open(path, FM_CREATE, NULL);
 	assert_non_null(r.heap);
 	faults = os_linux.fault_count();
-	last = fill(NULL, FILL);
+	last = fill(NULL, LONG);
 	faults = os_linux.fault_count() - faults;
 	must_be_whole(last);
-	assert_true(r.populated >= 1 && r.populated <= TRIALS);
+	assert_true(r.populated <= TRIALS);
 	if (r.writes > r.populated) /* it pays here: a fault for each folio, and for what came before */
-		assert_true(faults < FILL / 4096 / 2 + 1024);
+		assert_true(faults < (TAKEN_BEFORE + (LONG - TAKEN_BEFORE) / 2) / 4096 + 256);
 	printf("# %u folios written, %u trials, %llu page faults for %u pages\n", r.writes, r.populated,
-	       (unsigned long long)faults, FILL / 4096);
+	       (unsigned long long)faults, LONG / 4096);
 	end();
 	proc_dir_remove(dir);
 }
@@ -383,7 +424,8 @@ int main(void)
 		cmocka_unit_test(test_objects_read_as_zero),
 		cmocka_unit_test(test_atomic_heaps_are_left_alone),
 		cmocka_unit_test(test_no_gain),
-		cmocka_unit_test(test_gain_in_a_later_trial),
+		cmocka_unit_test(test_gain_in_the_last_trial),
+		cmocka_unit_test(test_cached_pages),
 		cmocka_unit_test(test_slow_writes),
 		cmocka_unit_test(test_failing_calls),
 		cmocka_unit_test(test_limit_of_file_size),
