@@ -435,6 +435,21 @@ static int linux_advise(void *at, uint64_t len, enum os_advice advice)
 	return result_of(madvise(at, len, value[advice]));
 }
 
+static int linux_is_cached(void *at, uint64_t len)
+{
+	unsigned char in_memory[16];
+	size_t pages = (len + (size_t)sysconf(_SC_PAGESIZE) - 1) / (size_t)sysconf(_SC_PAGESIZE);
+
+	if (pages > sizeof(in_memory))
+		return -EINVAL;
+	if (mincore(at, len, in_memory) < 0)
+		return -errno;
+	for (size_t i = 0; i < pages; i++)
+		if (in_memory[i] & 1)
+			return 1;
+	return 0;
+}
+
 static int linux_boot_id(uint8_t id[16])
 {
 	char text[40];
@@ -499,6 +514,15 @@ static int linux_thread_count(void)
 	return (int)st.st_nlink - 2;
 }
 
+static uint64_t linux_fault_count(void)
+{
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+		return 0;
+	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+}
+
 static uint64_t linux_now_ms(void)
 {
 	struct timespec t;
@@ -557,6 +581,7 @@ const struct os_calls os_linux = {
 	.protect = linux_protect,
 	.unmap = linux_unmap,
 	.advise = linux_advise,
+	.is_cached = linux_is_cached,
 	.watch = track_watch,
 	.pagemap = track_pagemap,
 	.scan = track_scan,
@@ -568,6 +593,7 @@ const struct os_calls os_linux = {
 	.file_size_limit = linux_file_size_limit,
 	.page_size = linux_page_size,
 	.thread_count = linux_thread_count,
+	.fault_count = linux_fault_count,
 	.now_ms = linux_now_ms,
 	.sleep_ms = linux_sleep_ms,
 	.yield = linux_yield,

@@ -84,6 +84,8 @@ struct os_calls {
 	int (*protect)(void *at, uint64_t len, bool readable, bool writable);
 	int (*unmap)(void *at, uint64_t len);
 	int (*advise)(void *at, uint64_t len, enum os_advice advice);
+	int (*is_cached)(void *at, uint64_t len);                      /* 1: a page of the range, at most 64 KiB of a
+	                                                                  mapping, is in memory */
 
 	/* Finding written pages of a private file mapping (linux_track.c). */
 	int (*watch)(void *at, uint64_t len);                          /* fd: stores into the range are noted from now
@@ -105,6 +107,7 @@ struct os_calls {
 	                                                                  extension beyond it is a SIGXFSZ */
 	uint64_t (*page_size)(void);
 	int (*thread_count)(void);                                     /* of this process */
+	uint64_t (*fault_count)(void);                                 /* page faults of the calling thread so far */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
 	int (*sleep_ms)(unsigned ms);                                  /* EINTR if a signal came */
 	void (*yield)(void);                                           /* let another thread run */

@@ -29,6 +29,13 @@ struct store_request {
 /* Places that extents of the journal have taken since opening. */
 #define RESERVED_EXTENTS 32
 
+/* What store_prefault() has found out since opening. */
+struct prefault {
+	uint64_t taken;  /* bytes that it was called for */
+	unsigned tried;  /* the effort made to find out */
+	bool pays;       /* a trial had a gain */
+};
+
 struct store {
 	int fd;             /* for reading, writing and mapping */
 	int lock_fd;        /* a description of its own, never mapped: a child's mapping can't keep the lock */
@@ -53,6 +60,7 @@ struct store {
 	uint64_t max_size;  /* bytes the file may have: <= reserved */
 	uint64_t size;      /* bytes the file has and the mapping can access; read by other threads, atomic */
 	uint64_t end;       /* atomic heap: of the file, journal extents behind `size` included */
+	struct prefault prefault;
 	struct extent_rec reserved_extent[RESERVED_EXTENTS]; /* whole segments that the journal has taken */
 	unsigned reserved_extents;
 };
@@ -197,5 +205,11 @@ int store_stat(const struct store *store, struct os_stat *st);
 /* Has the file lost blocks since backed_blocks was recorded? */
 bool store_has_lost_blocks(struct store *store);
 void store_record_blocks(struct store *store);
+
+/* ---- prefault.c */
+
+/* [off, off + len) is backed, reads as zero, holds nothing yet and will soon be written, most of it: make the first
+ * stores there cheap. May do nothing; never fails. Changes no byte and touches nothing outside the range. */
+void store_prefault(struct store *store, uint64_t off, uint64_t len);
 
 #endif
