@@ -75,9 +75,6 @@ bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
 	bool all_zero = true;
 
 	for_units(heap, off, len, set_taken, &all_zero);
-	/* slabs of small objects are filled; of large objects nobody knows how much will be written */
-	if (all_zero && len == UNIT_SIZE && off % UNIT_SIZE == 0)
-		store_prefault(&heap->store, off, len);
 	return all_zero;
 }
 

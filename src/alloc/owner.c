@@ -164,9 +164,9 @@ static void release_kept(struct tcache *tcache)
 	tcache->kept_units = 0;
 }
 
-/* A slab in a segment that the cache knows, of units that were used before or of any; NULL if there are none, or there
- * are slabs of the class without owner, which come first. Without the lock. */
-static struct unit *acquire_near(struct tcache *tcache, unsigned class_no, enum which_units which)
+/* A slab in a segment that the cache knows, of units that were used before; NULL if there are none, or there are slabs
+ * of the class without owner, which come first. Without the lock. */
+static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
 {
 	struct heap *heap = tcache->heap;
 	struct unit *slab;
@@ -174,11 +174,11 @@ static struct unit *acquire_near(struct tcache *tcache, unsigned class_no, enum 
 
 	if (load_relaxed(&heap->unowned[class_no]))
 		return NULL;
-	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, which);
+	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
 	if (unit_no == 0 && tcache->kept) {
 		release_kept(tcache);
 		giveback_note(heap);
-		unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, which);
+		unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
 	}
 	if (unit_no == 0)
 		return NULL;
@@ -286,7 +286,7 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 		if (!slab) {
 			slab = next_slab(tcache, class_no);
 			if (!slab)
-				slab = acquire_near(tcache, class_no, USED_BEFORE);
+				slab = acquire_near(tcache, class_no);
 			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
 				p = join_take(tcache, class_no);
 				if (p)

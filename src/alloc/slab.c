@@ -93,10 +93,13 @@ struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, u
 {
 	const struct size_class *class = &size_classes[class_no];
 	uint64_t word = slab_word(class->units, class->slot_size);
+	uint64_t off = unit_no << UNIT_SHIFT, len = (uint64_t)class->units << UNIT_SHIFT;
 	uint64_t *words;
 	struct unit *slab;
 
-	backing_take(heap, unit_no << UNIT_SHIFT, (uint64_t)class->units << UNIT_SHIFT);
+	/* small objects fill their slab; of large ones nobody knows how much will be written */
+	if (backing_take(heap, off, len) && len == UNIT_SIZE)
+		store_prefault(&heap->store, off, len);
 	slab_describe(heap, unit_no, word);
 	slab = &heap->units[unit_no];
 	for (unsigned w = 0; w <= slab->words && w < PAIRS; w++)

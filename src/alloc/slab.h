@@ -143,7 +143,8 @@ void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, 
  * lock is held. */
 void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
 
-/* Make a slab of `class_no` for `owner` of the units from `unit_no` on, which the caller has taken. */
+/* Make a slab of `class_no` for `owner` of the units from `unit_no` on, which the caller has taken;
+ * with heap->lock, unless they were used before. */
 struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, uint64_t owner);
 
 /* Bring an unowned slab where it belongs: its units are released if it is empty, else it is listed if it has
