@@ -93,6 +93,7 @@ static void keep_found(struct atomic *atomic)
 static void begin_record(struct atomic *atomic)
 {
 	record_begin(&atomic->record, atomic->buffer, atomic_record_max);
+	/* J6: not what it is when the record is written, which may not be synced */
 	record_header(&atomic->record)->file_size = atomic->file_size;
 }
 

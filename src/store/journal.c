@@ -255,7 +255,6 @@ int journal_write(struct journal *journal, struct record *record, enum record_ki
 	memcpy(header->uuid, journal->uuid, sizeof(header->uuid));
 	header->generation = journal->generation;
 	header->position = *position = place_of(journal, at, &rest);
-	header->file_size = load_relaxed(&journal->store->size);
 	header->kind = kind;
 	header->first = first ? first : header->sequence;
 	header->chain_checksum = chain_checksum;

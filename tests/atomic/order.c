@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The order of writes with several threads and the checkpoint's beside them, on every way of finding pages (test 13 of
+ * the plan): order_monitor.h looks at each. And the folder: its entry is on the device before anything is acknowledged,
+ * also where the process that made the file was killed in between.
+ *
+ *   FM_ROUNDS   commits of each thread (60)
+ *   FM_SEED     what is done
+ */
+#define _GNU_SOURCE 1
+#include "order_monitor.h"
+
+#define THREADS 3
+#define SLOTS   12
+
+static struct {
+	uint64_t seed, rounds;
+	char *dir, path[300], other[300];
+	struct sim sim;
+	/* of the folder */
+	struct os_calls table;
+	unsigned links, folder_syncs; /* since the last link */
+	bool dies;
+	int folder_error;
+} t;
+
+static void *writing(fm_heap *heap, void *p, size_t len)
+{
+	assert_int_equal(fm_will_write(heap, p, len), 0);
+	return p;
+}
+
+/* ---------------------------------------------------------------- threads */
+
+struct worker {
+	pthread_t thread;
+	fm_heap *heap;
+	uint64_t *slots, rng;
+	int failures;
+};
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	for (uint64_t i = 0; i < t.rounds; i++) {
+		w->failures += fm_begin(w->heap) != 0;
+		writing(w->heap, w->slots, SLOTS * sizeof(*w->slots));
+		for (unsigned n = (unsigned)proc_below(&w->rng, 3) + 1; n; n--) {
+			uint64_t *slot = &w->slots[proc_below(&w->rng, SLOTS)];
+			size_t size = proc_below(&w->rng, 200) + 8;
+			void *p;
+
+			if (*slot)
+				w->failures += fm_free(fm_at(w->heap, *slot)) != 0;
+			p = fm_malloc(w->heap, size);
+			w->failures += !p;
+			proc_fill(writing(w->heap, p, size), proc_rand(&w->rng), size);
+			*slot = fm_offset_of(w->heap, p);
+		}
+		w->failures += fm_end(w->heap) != 0;
+		w->failures += fm_commit(w->heap) != 0;
+	}
+	return NULL;
+}
+
+static fm_heap *open_it(const char *path, unsigned flags)
+{
+	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30, .journal_max = 1};
+	fm_heap *heap = fm_open(path, FM_ATOMIC | flags, &options);
+
+	if (!heap)
+		fail_msg("%s", fm_last_error());
+	return heap;
+}
+
+static void run_threads(fm_heap *heap)
+{
+	struct worker workers[THREADS];
+
+	for (unsigned i = 0; i < THREADS; i++) {
+		workers[i] = (struct worker){.heap = heap, .rng = t.seed + i};
+		workers[i].slots = fm_calloc(heap, SLOTS, sizeof(uint64_t));
+		assert_non_null(workers[i].slots);
+	}
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	for (unsigned i = 0; i < THREADS; i++) {
+		assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+		assert_int_equal(workers[i].failures, 0);
+	}
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+}
+
+static void expect_order(const char *way)
+{
+	if (monitor.bad)
+		fail_msg("seed %llu, %s: %llu writes out of order, the first: %s", (unsigned long long)t.seed, way,
+		         (unsigned long long)monitor.bad, monitor.text);
+	assert_true(monitor.applied > 0 && monitor.retired > 0);
+}
+
+static void threads(void **state)
+{
+	const char *way = *state;
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	fm_heap *heap;
+
+	unlink(t.path);
+	setenv("FMALLOC_TRACK", way, 1);
+	sim_rewind(&t.sim, 0);
+	sim_begin(&t.sim);
+	sim_os.sync_us = 1500;
+	monitor_begin();
+	t.sim.watch = monitor_watch;
+	t.sim.is_recording = true;
+	for (unsigned i = 0; i < 3; i++) {
+		heap = open_it(t.path, FM_CREATE);
+		run_threads(heap);
+		assert_int_equal(fm_stats(heap, &stats), 0);
+		assert_true(stats.checkpoints > 0);
+		assert_non_null(fm_malloc(heap, 100000));
+		if (i == 1)
+			assert_int_equal(fm_rollback(heap), 0);
+		assert_int_equal(fm_close(heap), 0);
+	}
+	t.sim.is_recording = false;
+	os = &os_linux;
+	printf("# %s: %u operations, %llu writes applied, %llu records retired, %llu waits\n", way, t.sim.count,
+	       (unsigned long long)monitor.applied, (unsigned long long)monitor.retired,
+	       (unsigned long long)stats.waits);
+	expect_order(way);
+}
+
+/* ---------------------------------------------------------------- the folder */
+
+static int link_it(int fd, const char *path)
+{
+	int r = os_linux.link_unnamed(fd, path);
+
+	t.links++;
+	t.folder_syncs = 0;
+	if (t.dies)
+		_exit(7);
+	return r;
+}
+
+static int link_by_name(const char *from, const char *path)
+{
+	t.links++;
+	t.folder_syncs = 0;
+	return os_linux.link_named(from, path);
+}
+
+static int sync_folder(const char *dir)
+{
+	if (t.folder_error)
+		return -t.folder_error;
+	t.folder_syncs++;
+	return os_linux.sync_dir(dir);
+}
+
+static int no_unnamed(const char *dir, mode_t mode)
+{
+	(void)dir;
+	(void)mode;
+	return -EOPNOTSUPP;
+}
+
+static void the_folder(void **state)
+{
+	fm_heap *heap;
+	pid_t pid;
+	int status;
+
+	(void)state;
+	unsetenv("FMALLOC_TRACK");
+	t.table = os_linux;
+	t.table.link_unnamed = link_it;
+	t.table.link_named = link_by_name;
+	t.table.sync_dir = sync_folder;
+	os = &t.table;
+	for (unsigned i = 0; i < 2; i++) {
+		unlink(t.path);
+		unlink(t.other);
+		t.table.create_unnamed = i ? no_unnamed : os_linux.create_unnamed;
+		t.links = 0;
+		heap = open_it(t.path, FM_CREATE);
+		assert_true(t.links == 1 && t.folder_syncs > 0);
+		assert_int_equal(fm_snapshot(heap, t.other), 0);
+		assert_true(t.links == 2 && t.folder_syncs > 0);
+		assert_int_equal(fm_close(heap), 0);
+	}
+	t.table.create_unnamed = os_linux.create_unnamed;
+	/* the entry that can't be synced is no entry */
+	unlink(t.path);
+	t.folder_error = EIO;
+	assert_null(fm_open(t.path, FM_ATOMIC | FM_CREATE, NULL));
+	assert_int_equal(errno, EIO);
+	assert_int_equal(access(t.path, F_OK), -1);
+	t.folder_error = 0;
+	/* killed before it was synced: who comes next does it, before he writes */
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		t.dies = true;
+		fm_open(t.path, FM_ATOMIC | FM_CREATE, NULL);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	assert_int_equal(access(t.path, F_OK), 0);
+	t.folder_syncs = 0;
+	t.folder_error = EIO;
+	assert_null(fm_open(t.path, FM_ATOMIC, NULL));
+	assert_int_equal(errno, EIO);
+	t.folder_error = 0;
+	heap = open_it(t.path, 0);
+	assert_int_equal(t.folder_syncs, 1);
+	assert_int_equal(fm_close(heap), 0);
+	os = &os_linux;
+}
+
+static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(uintptr_t)"mprotect",
+	*const pages = (void *)(uintptr_t)"pagemap", *const declared = (void *)(uintptr_t)"declared";
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		{"uffd", threads, NULL, NULL, uffd},
+		{"mprotect", threads, NULL, NULL, granules},
+		{"pagemap", threads, NULL, NULL, pages},
+		{"declared", threads, NULL, NULL, declared},
+		cmocka_unit_test(the_folder),
+	};
+	int r;
+
+	t.seed = proc_seed();
+	t.rounds = proc_env("FM_ROUNDS", 60);
+	sim_init(&t.sim, 0);
+	t.dir = proc_dir_make();
+	snprintf(t.path, sizeof(t.path), "%s/heap", t.dir);
+	snprintf(t.other, sizeof(t.other), "%s/other", t.dir);
+	r = cmocka_run_group_tests(tests, NULL, NULL);
+	proc_dir_remove(t.dir);
+	sim_drop(&t.sim);
+	return r;
+}
