@@ -132,6 +132,54 @@ static void threads(void **state)
 	expect_order(way);
 }
 
+/* ---------------------------------------------------------------- no fallocate */
+
+static int cannot_allocate(int fd, uint64_t off, uint64_t len)
+{
+	(void)fd;
+	(void)off;
+	(void)len;
+	return -EOPNOTSUPP;
+}
+
+/* A file system without fallocate: the file grows by writing zeros, around the journal, which others write to. */
+static void without_fallocate(void **state)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	fm_heap *heap;
+
+	(void)state;
+	unlink(t.path);
+	unsetenv("FMALLOC_TRACK");
+	sim_rewind(&t.sim, 0);
+	sim_begin(&t.sim);
+	sim_os.table.allocate = cannot_allocate;
+	sim_os.sync_us = 0;
+	monitor_begin();
+	t.sim.watch = monitor_watch;
+	t.sim.is_recording = true;
+	heap = open_it(t.path, FM_CREATE);
+	for (unsigned i = 0; i < 6; i++) {
+		void *p = fm_malloc(heap, 3 << 20);
+
+		assert_non_null(p);
+		proc_fill(p, i, 100000);
+		assert_int_equal(fm_commit(heap), 0);
+		/* uncommitted: the file grows beside records that are needed */
+		assert_non_null(fm_malloc(heap, 5 << 20));
+	}
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(stats.journal_size > 1 << 20);
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+	t.sim.is_recording = false;
+	os = &os_linux;
+	expect_order("without fallocate");
+	heap = open_it(t.path, 0);
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+}
+
 /* ---------------------------------------------------------------- the folder */
 
 static int link_it(int fd, const char *path)
@@ -231,6 +279,7 @@ int main(void)
 		{"mprotect", threads, NULL, NULL, granules},
 		{"pagemap", threads, NULL, NULL, pages},
 		{"declared", threads, NULL, NULL, declared},
+		cmocka_unit_test(without_fallocate),
 		cmocka_unit_test(the_folder),
 	};
 	int r;
