@@ -163,7 +163,7 @@ static void without_fallocate(void **state)
 		void *p = fm_malloc(heap, 3 << 20);
 
 		assert_non_null(p);
-		proc_fill(p, i, 100000);
+		memset(p, (int)i + 1, 100000);
 		assert_int_equal(fm_commit(heap), 0);
 		/* uncommitted: the file grows beside records that are needed */
 		assert_non_null(fm_malloc(heap, 5 << 20));

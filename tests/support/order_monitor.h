@@ -195,6 +195,9 @@ static inline void monitor_write_begins(const struct sim *sim, const struct sim_
 {
 	uint64_t end = op->off + op->len;
 
+	/* before there is a superblock there is no heap */
+	if (!monitor.has_super && op->kind != SIM_WSYNC)
+		return;
 	if (monitor_is_super(op)) {
 		monitor_super_begins(op);
 		return;
@@ -211,9 +214,8 @@ static inline void monitor_write_begins(const struct sim *sim, const struct sim_
 	}
 	if (op->kind == SIM_WRITE && monitor_apply(sim, op))
 		return;
-	/* zeros of a new extent or of a new heap's journal, and holes */
-	if (monitor_is_zero(op) && (!monitor.has_super || (!monitor_uses(op->off, end) &&
-	                                                  !monitor_in_journal(op->off, end, false))))
+	/* zeros of a new extent, and holes */
+	if (monitor_is_zero(op) && !monitor_uses(op->off, end) && !monitor_in_journal(op->off, end, false))
 		return;
 	monitor_bad(op, op->kind == SIM_ZERO
 	                        ? "a hole in what the last commit or the journal uses"
