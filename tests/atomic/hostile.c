@@ -318,6 +318,42 @@ static void test_every_cut(void **state)
 			open_work(size + odd <= t.size ? size + odd : size);
 }
 
+/* ---------------------------------------------------------------- entries where no commit writes */
+
+/* The first record's first entry goes to `off`. The errno of opening. */
+static int errno_with_entry(uint64_t off, unsigned flags)
+{
+	uint64_t word;
+	fm_heap *heap;
+	int r;
+
+	memcpy(t.work, t.bytes, t.size);
+	memcpy(&word, t.work + FIRST_JOURNAL_OFF + sizeof(struct record_rec), 8);
+	word = entry_word(off, entry_len(word));
+	memcpy(t.work + FIRST_JOURNAL_OFF + sizeof(struct record_rec), &word, 8);
+	mend_record(FIRST_JOURNAL_OFF, t.size);
+	restore(t.size);
+	heap = fm_open_fd(t.fd, flags, &options);
+	r = heap ? 0 : errno;
+	if (heap)
+		fm_close(heap);
+	return r;
+}
+
+static void test_entries(void **state)
+{
+	static const uint64_t bad[] = {SUPER_COPY_1_OFF, SUPER_COPY_1_OFF + 4032, SUPER_COPY_2_OFF, FIRST_JOURNAL_OFF,
+	                               FIRST_JOURNAL_OFF + 4096, FIRST_JOURNAL_OFF + FIRST_JOURNAL_LEN - 64};
+
+	(void)state;
+	for (unsigned flags = FM_ATOMIC; flags; flags = flags == FM_ATOMIC ? FM_ATOMIC | FM_RDONLY : 0) {
+		for (unsigned i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
+			assert_int_equal(errno_with_entry(bad[i], flags), EBADMSG);
+		/* a place that commits do write */
+		assert_int_equal(errno_with_entry(4096 + 2048, flags), 0);
+	}
+}
+
 /* ---------------------------------------------------------------- where the journal may not be */
 
 #define SEGMENTS 16
@@ -475,6 +511,7 @@ int main(void)
 		cmocka_unit_test(test_every_byte_of_the_superblock),
 		cmocka_unit_test(test_every_byte_of_records),
 		cmocka_unit_test(test_every_cut),
+		cmocka_unit_test(test_entries),
 		cmocka_unit_test(test_extents),
 	};
 

@@ -20,7 +20,8 @@ static struct {
 	/* of the folder */
 	struct os_calls table;
 	unsigned links, folder_syncs; /* since the last link */
-	bool dies;
+	bool dies, unsynced, bad;
+	unsigned supers; /* written to a copy */
 	int folder_error;
 } t;
 
@@ -208,6 +209,44 @@ static int sync_folder(const char *dir)
 	return os_linux.sync_dir(dir);
 }
 
+/* A copy's superblocks come after a sync of the rest, and its name after them. */
+static bool is_copy(int fd)
+{
+	struct stat st, heap_st;
+
+	return stat(t.path, &heap_st) == 0 && fstat(fd, &st) == 0 && st.st_ino != heap_st.st_ino;
+}
+
+static int write_some(int fd, const void *buf, size_t len, uint64_t off)
+{
+	t.unsynced = t.unsynced || is_copy(fd);
+	return os_linux.pwrite_full(fd, buf, len, off);
+}
+
+static int clone_some(int from, int to, uint64_t off, uint64_t len)
+{
+	t.unsynced = t.unsynced || is_copy(to);
+	return os_linux.clone(from, to, off, len);
+}
+
+static int write_synced(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (is_copy(fd)) {
+		t.bad = t.bad || t.unsynced;
+		t.supers++;
+	}
+	return os_linux.pwrite_sync(fd, buf, len, off);
+}
+
+static int sync_some(int fd)
+{
+	int r = os_linux.sync(fd);
+
+	if (is_copy(fd))
+		t.unsynced = false;
+	return r;
+}
+
 static int no_unnamed(const char *dir, mode_t mode)
 {
 	(void)dir;
@@ -227,6 +266,10 @@ static void the_folder(void **state)
 	t.table.link_unnamed = link_it;
 	t.table.link_named = link_by_name;
 	t.table.sync_dir = sync_folder;
+	t.table.pwrite_full = write_some;
+	t.table.pwrite_sync = write_synced;
+	t.table.clone = clone_some;
+	t.table.sync = sync_some;
 	os = &t.table;
 	for (unsigned i = 0; i < 2; i++) {
 		unlink(t.path);
@@ -237,6 +280,7 @@ static void the_folder(void **state)
 		assert_true(t.links == 1 && t.folder_syncs > 0);
 		assert_int_equal(fm_snapshot(heap, t.other), 0);
 		assert_true(t.links == 2 && t.folder_syncs > 0);
+		assert_true(t.supers == 2 * (i + 1) && !t.unsynced && !t.bad);
 		assert_int_equal(fm_close(heap), 0);
 	}
 	t.table.create_unnamed = os_linux.create_unnamed;
