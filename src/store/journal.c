@@ -416,9 +416,12 @@ static void keep_first_extent(struct super_rec *rec, uint64_t ignored)
 
 int journal_shrink(struct journal *journal, uint64_t used)
 {
+	/* out of proportion, or behind a hole that a copy of the file may fill */
+	bool is_large = journal->capacity > max_u64(used, 2 * EXTENT_MIN);
+	bool is_far = journal->store->end > 2 * (used + journal->capacity);
 	int r;
 
-	if (journal->extents == 1 || journal->capacity <= max_u64(used, 2 * EXTENT_MIN))
+	if (journal->extents == 1 || (!is_large && !is_far))
 		return 0;
 	/* before the space is anybody else's: J7 */
 	r = journal_update_super(journal, keep_first_extent, 0);

@@ -313,6 +313,8 @@ static void look(uint64_t note)
 		assert_true(note >= NOTE_COMMITTED || !t.is_clean);
 		assert_null(fm_open_fd(t.image.fd, FM_ATOMIC | FM_CONVERT, &options));
 		assert_int_equal(errno, EUCLEAN);
+		assert_null(fm_open_fd(t.image.fd, FM_ATOMIC | FM_CONVERT | FM_RECOVER, &options));
+		assert_int_equal(errno, EUCLEAN);
 		heap = fm_open_fd(t.image.fd, FM_RECOVER, &options);
 		t.recovered++;
 		/* of what the live heap had not synced anything may be there */

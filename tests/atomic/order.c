@@ -313,6 +313,72 @@ static void the_folder(void **state)
 	os = &os_linux;
 }
 
+/* ---------------------------------------------------------------- a copy beside commits */
+
+static struct {
+	fm_heap *heap;
+	unsigned pieces, pages; /* written to the copy */
+	uint64_t commits;
+} beside;
+
+static void commit_beside(void)
+{
+	uint64_t *app = (uint64_t *)(void *)((char *)beside.heap->mem + PAGE_SIZE);
+
+	app[0] = app[300] = ++beside.commits;
+	assert_int_equal(fm_commit(beside.heap), 0);
+}
+
+/* The copy is made in pieces; then the pages come that were applied meanwhile. */
+static int write_copy(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (is_copy(fd) && len > 4096 && beside.pieces++ == 1)
+		commit_beside();
+	if (is_copy(fd) && len == 4096 && beside.pages++ == 0)
+		commit_beside();
+	return os_linux.pwrite_full(fd, buf, len, off);
+}
+
+static int cannot_clone(int from, int to, uint64_t off, uint64_t len)
+{
+	(void)from;
+	(void)to;
+	(void)off;
+	(void)len;
+	return -EOPNOTSUPP;
+}
+
+/* What is committed while the file is copied, and while that is copied once more, is in the copy. */
+static void a_copy_catches_up(void **state)
+{
+	const uint64_t *app;
+	fm_heap *copy;
+	void *p;
+
+	(void)state;
+	unlink(t.path);
+	unlink(t.other);
+	t.table = os_linux;
+	t.table.pwrite_full = write_copy;
+	t.table.clone = cannot_clone;
+	os = &t.table;
+	memset(&beside, 0, sizeof(beside));
+	beside.heap = open_it(t.path, FM_CREATE);
+	p = fm_malloc(beside.heap, 3 << 20);
+	assert_non_null(p);
+	memset(p, 1, 3 << 20);
+	assert_int_equal(fm_commit(beside.heap), 0);
+	assert_int_equal(fm_snapshot(beside.heap, t.other), 0);
+	assert_int_equal(beside.commits, 2);
+	copy = open_it(t.other, 0);
+	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
+	assert_true(app[0] == 2 && app[300] == 2);
+	assert_int_equal(fm_check(copy, NULL, NULL), 0);
+	assert_int_equal(fm_close(copy), 0);
+	assert_int_equal(fm_close(beside.heap), 0);
+	os = &os_linux;
+}
+
 static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(uintptr_t)"mprotect",
 	*const pages = (void *)(uintptr_t)"pagemap", *const declared = (void *)(uintptr_t)"declared";
 
@@ -325,6 +391,7 @@ int main(void)
 		{"declared", threads, NULL, NULL, declared},
 		cmocka_unit_test(without_fallocate),
 		cmocka_unit_test(the_folder),
+		cmocka_unit_test(a_copy_catches_up),
 	};
 	int r;
 
