@@ -440,6 +440,53 @@ static void a_journal_behind_the_limit(void **state)
 	}
 }
 
+/* Each commit needs a larger journal than the one before: when the superblock has no place left for a further extent, the
+ * smallest is replaced. A gigabyte of memory, so by FM_LARGE alone. */
+extern uint64_t atomic_record_max;
+
+static void ever_larger_commits(void **state)
+{
+	struct fm_options options = {.size = sizeof options, .journal_max = 1, .disable = FM_NO_CHECKPOINT};
+	uint64_t len = 3 * MIB, all = 1200 * MIB;
+	uint64_t record_max = atomic_record_max;
+	int fd = memfd_create("heap", MFD_CLOEXEC);
+	struct fm_statistics stats = {.size = sizeof stats};
+	fm_heap *heap;
+	char *p;
+
+	(void)state;
+	if (!getenv("FM_LARGE")) {
+		print_message("# FM_LARGE is not set\n");
+		close(fd);
+		skip();
+	}
+	atomic_record_max = 65536; /* little is lost at the end of each extent */
+	heap = fm_open_fd(fd, FM_ATOMIC | FM_CREATE, &options);
+	assert_non_null(heap);
+	p = fm_malloc(heap, all);
+	assert_non_null(p);
+	app_of(heap)[0] = fm_offset_of(heap, p);
+	for (int round = 1; len < all; round++) {
+		memset(p, round, len);
+		app_of(heap)[1] = len;
+		app_of(heap)[2] = (uint64_t)round;
+		if (fm_commit(heap))
+			fail_msg("%llu MiB: %s", (unsigned long long)(len / MIB), fm_last_error());
+		assert_int_equal(fm_stats(heap, &stats), 0);
+		if (getenv("FM_DUMP"))
+			printf("# %llu MiB committed, journal %llu\n", (unsigned long long)(len / MIB), (unsigned long long)stats.journal_size >> 20);
+		len = stats.journal_size * 15 / 16 > len + MIB ? stats.journal_size * 15 / 16 : len + MIB;
+	}
+	assert_int_equal(fm_close(heap), 0);
+	heap = fm_open_fd(fd, FM_ATOMIC, &options);
+	assert_non_null(heap);
+	assert_true(is_filled(fm_at(heap, app_of(heap)[0]), (int)app_of(heap)[2], app_of(heap)[1]));
+	assert_whole(heap);
+	assert_int_equal(fm_close(heap), 0);
+	atomic_record_max = record_max;
+	close(fd);
+}
+
 /* A limit beyond what can be reserved is none. */
 static void a_limit_beyond_all(void **state)
 {
@@ -472,6 +519,7 @@ int main(void)
 		API_TEST(rollbacks_cost_no_space),
 		API_TEST(a_journal_behind_the_limit),
 		API_TEST(a_limit_beyond_all),
+		API_TEST(ever_larger_commits),
 		API_TEST(joined_slots_roll_back),
 		API_TEST(committed_joined_slots_come_back),
 		API_TEST(joined_slots_are_committed),
