@@ -487,6 +487,47 @@ static void ever_larger_commits(void **state)
 	close(fd);
 }
 
+/* A copy whose zeros became holes, or whose blocks are another file's: opening gives the journal blocks of its own, since
+ * a record that finds none would poison the heap. */
+static void a_sparse_copy(void **state)
+{
+	static char page[4096], zeros[4096];
+	fm_heap *heap = open_atomic(FM_CREATE | FM_EXCL);
+	struct fm_statistics stats = {.size = sizeof stats};
+	char *p = fm_malloc(heap, MIB);
+	struct stat st;
+	int from, to;
+
+	(void)state;
+	assert_non_null(p);
+	memset(p, 1, MIB);
+	app_of(heap)[0] = fm_offset_of(heap, p);
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(stats.journal_size > 4 * MIB);
+	/* as a kill would leave it */
+	from = open(heap_path, O_RDONLY | O_CLOEXEC);
+	to = open(path_of("copy"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(from >= 0 && to >= 0);
+	assert_int_equal(fstat(from, &st), 0);
+	assert_int_equal(ftruncate(to, st.st_size), 0);
+	for (off_t off = 0; off < st.st_size; off += 4096) {
+		assert_int_equal(pread(from, page, 4096, off), 4096);
+		if (memcmp(page, zeros, 4096) != 0)
+			assert_int_equal(pwrite(to, page, 4096, off), 4096);
+	}
+	close(from);
+	close_checked(heap);
+	assert_int_equal(fstat(to, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 < 4 * MIB);
+	heap = open_or_fail(path_of("copy"), FM_ATOMIC, NULL);
+	assert_int_equal(fstat(to, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 > 5 * MIB);
+	assert_true(is_filled(fm_at(heap, app_of(heap)[0]), 1, MIB));
+	close(to);
+	close_checked(heap);
+}
+
 /* A limit beyond what can be reserved is none. */
 static void a_limit_beyond_all(void **state)
 {
@@ -518,6 +559,7 @@ int main(void)
 		API_TEST(locked_memory_rolls_back),
 		API_TEST(rollbacks_cost_no_space),
 		API_TEST(a_journal_behind_the_limit),
+		API_TEST(a_sparse_copy),
 		API_TEST(a_limit_beyond_all),
 		API_TEST(ever_larger_commits),
 		API_TEST(joined_slots_roll_back),
