@@ -92,8 +92,8 @@ struct fm_options {
 	                           garble a sector which it is writing at a power cut needs its sector size */
 	bool commit_at_close;   /* fm_close() commits first; else it drops what is not committed */
 	uint64_t journal_max;   /* bytes the journal grows to, beyond single larger commits; 0: as much as the
-	                           heap, 256 MiB at most. It lies behind max_size, with
-	                           a hole before it as long as the heap is smaller */
+	                           heap, 256 MiB at most. It lies behind max_size, with a hole before it as long
+	                           as the heap is open and smaller */
 	uint64_t keep_max;      /* bytes of pages kept private after their commit, so that the next write to
 	                           them is cheap; 0: an eighth of the memory that the process may use */
 };
@@ -219,7 +219,8 @@ FM_API int fm_abort(fm_heap *heap);
  * a commit looks nowhere else. What the library itself stores needs no declaration.
  *
  * Writes that bypass this process's page tables (io_uring with registered buffers, O_DIRECT reads that are
- * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit.
+ * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit. A
+ * commit or rollback may put other pages in the place of registered buffers: register them again after it.
  *
  * Returns   0, or -1 with errno EINVAL (not inside this heap), ENOMEM.
  */

@@ -241,6 +241,9 @@ int backing_restore(struct heap *heap)
 		else if (state == SEG_HUGE || state == SEG_DIRECTORY)
 			r = backing_ensure(heap, start, backing_used_end(heap, s) - start);
 	}
+	/* records are written without asking for blocks; what failed there would poison the heap */
+	for (unsigned i = 0; !r && i < heap->store.reserved_extents; i++)
+		r = store_back(&heap->store, heap->store.reserved_extent[i].off, heap->store.reserved_extent[i].len);
 	heap->store.unshares = false;
 	if (!r)
 		heap->store.is_restoring = false;

@@ -146,6 +146,11 @@ static void lead(struct heap *heap)
 	/* it is durable: bringing it to its place is nobody's to wait for but the next committer's */
 	if (!r)
 		atomic_apply(atomic);
+	if (!r && atomic_keeps_too_much(atomic)) {
+		begin_pause(heap);
+		atomic_keep_less(atomic);
+		end_pause(heap);
+	}
 }
 
 int heap_commit(struct heap *heap)

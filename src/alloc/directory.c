@@ -93,6 +93,48 @@ int directory_open(struct heap *heap)
 	return 0;
 }
 
+/* The head whose object `segment_no` is an interior of; 0: none, the word does not count. */
+static uint64_t head_before(const struct heap *heap, uint64_t segment_no)
+{
+	while (segment_no > 0 && directory_kind(heap, segment_no) == SEGMENT_INTERIOR)
+		segment_no--;
+	return directory_kind(heap, segment_no) == SEGMENT_HUGE ? segment_no : 0;
+}
+
+/* Does the directory have a use for segment `segment_no`? */
+static bool is_used_by_words(const struct heap *heap, uint64_t segment_no)
+{
+	uint64_t head;
+
+	switch (directory_kind(heap, segment_no)) {
+	case SEGMENT_FREE:
+		return false;
+	case SEGMENT_INTERIOR:
+		head = head_before(heap, segment_no);
+		return head && head + huge_segments(huge_word_pages(truth_load(directory_word(heap, head)))) > segment_no;
+	default:
+		return true;
+	}
+}
+
+int directory_judge_journal(const struct heap *heap)
+{
+	const struct store *store = &heap->store;
+
+	for (unsigned i = 0; i < store->reserved_extents; i++) {
+		const struct extent_rec *e = &store->reserved_extent[i];
+		uint64_t first = e->off >> SEGMENT_SHIFT;
+		uint64_t end = min_u64((e->off + e->len) >> SEGMENT_SHIFT, directory_last(heap) + 1);
+
+		/* an interior behind the first one belongs to a head that is in the extent itself, or to none */
+		for (uint64_t s = first; s < end; s++)
+			if ((s == first || directory_kind(heap, s) != SEGMENT_INTERIOR) && is_used_by_words(heap, s))
+				return fail(EBADMSG, "the heap's journal lies where its directory says that segment %llu is used",
+				            (unsigned long long)s);
+	}
+	return 0;
+}
+
 static bool is_named_extent(const struct heap *heap, uint64_t segment_no)
 {
 	for (unsigned i = 0; i < DIRECTORY_EXTENTS; i++)

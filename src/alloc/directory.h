@@ -24,6 +24,10 @@ static inline uint64_t directory_last(const struct heap *heap)
 /* Kind of a segment by its own word; segment 0 has metadata whatever its word says. */
 unsigned directory_kind(const struct heap *heap, uint64_t segment_no);
 
+/* J9: does the directory leave the journal's segments alone? Reads their words, and those of a huge object before
+ * them. 0, or -1 after fail(). */
+int directory_judge_journal(const struct heap *heap);
+
 /* Read all words once and set every segment's state. Costs 8 bytes read for each segment. */
 void directory_scan(struct heap *heap);
 

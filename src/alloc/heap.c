@@ -110,6 +110,8 @@ static int take_into_use(struct heap *heap)
 
 	if (make_tables(heap) || directory_open(heap))
 		return -1;
+	if (store->is_atomic && directory_judge_journal(heap))
+		return -1;
 	if (store->is_unclean && recover_heap(heap))
 		return -1;
 	if (check_length(heap))

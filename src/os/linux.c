@@ -432,7 +432,12 @@ static int linux_advise(void *at, uint64_t len, enum os_advice advice)
 		[OS_DROP] = MADV_DONTNEED,
 	};
 
-	return result_of(madvise(at, len, value[advice]));
+	int r = result_of(madvise(at, len, value[advice]));
+
+	/* a program that locks its memory (mlockall) */
+	if (r == -EINVAL && advice == OS_DROP)
+		r = result_of(madvise(at, len, MADV_DONTNEED_LOCKED));
+	return r;
 }
 
 static int linux_is_cached(void *at, uint64_t len)

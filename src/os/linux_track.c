@@ -229,29 +229,17 @@ static uint64_t limit_in(const char *path)
 	return strtoull(text, NULL, 10);
 }
 
-/* The least limit of the process's cgroup (version 2) and those above it. */
-static uint64_t cgroup_limit(void)
+/* The least of the limits that `file` has in `root` and the folders below it, down to `group`. */
+static uint64_t limit_of(const char *root, const char *group, const char *file)
 {
-	char line[512], path[600];
+	char name[512], path[700];
 	uint64_t least = UINT64_MAX, limit;
-	int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
-	ssize_t n;
-	char *name, *end;
 
-	if (fd < 0)
-		return UINT64_MAX;
-	n = read(fd, line, sizeof(line) - 1);
-	close(fd);
-	if (n <= 0)
-		return UINT64_MAX;
-	line[n] = 0;
-	name = strstr(line, "0::/");
-	if (!name)
-		return UINT64_MAX;
-	name += 3;
-	name[strcspn(name, "\n")] = 0;
+	snprintf(name, sizeof(name), "%s", group);
 	for (;;) {
-		snprintf(path, sizeof(path), "/sys/fs/cgroup%s/memory.max", name);
+		char *end;
+
+		snprintf(path, sizeof(path), "%s%s/%s", root, name, file);
 		limit = limit_in(path);
 		least = limit < least ? limit : least;
 		end = strrchr(name, '/');
@@ -259,6 +247,39 @@ static uint64_t cgroup_limit(void)
 			return least;
 		*end = 0;
 	}
+}
+
+static uint64_t lesser(uint64_t a, uint64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* The least limit of the process's cgroup and those above it: of version 2, where reaching memory.high slows the process
+ * down, and of version 1. */
+static uint64_t cgroup_limit(void)
+{
+	char text[2048], *line = text, *rest;
+	uint64_t least = UINT64_MAX;
+	int fd = open("/proc/self/cgroup", O_RDONLY | O_CLOEXEC);
+	ssize_t n;
+
+	if (fd < 0)
+		return UINT64_MAX;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	text[n > 0 ? n : 0] = 0;
+	while ((line = strtok_r(line, "\n", &rest)) != NULL) {
+		const char *group = strchr(line, '/');
+
+		if (group && strncmp(line, "0::", 3) == 0) {
+			least = lesser(least, limit_of("/sys/fs/cgroup", group, "memory.max"));
+			least = lesser(least, limit_of("/sys/fs/cgroup", group, "memory.high"));
+		} else if (group && strstr(line, ":memory:")) {
+			least = lesser(least, limit_of("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes"));
+		}
+		line = NULL;
+	}
+	return least;
 }
 
 uint64_t track_memory_limit(void)

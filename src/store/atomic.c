@@ -88,6 +88,8 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 {
 	uint64_t memory = request->keep_max ? request->keep_max : os->memory_limit() / KEEP_SHARE;
 	uint64_t limit = request->journal_max ? request->journal_max : JOURNAL_MAX;
+	/* a limit that the reservation does not reach is none: the heap can't come so far */
+	uint64_t floor = request->max_size < store->reserved ? request->max_size : 0;
 	void *self;
 	struct atomic *atomic;
 	int r = os->reserve_memory(round_up(sizeof(*atomic), os->page_size()), &self);
@@ -108,7 +110,7 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 	}
 	if (track_open(&atomic->track, store, request->declared ? track_declared.name : way))
 		goto free_memory;
-	if (journal_open(&atomic->journal, store, limit, request->max_size, !request->no_thread))
+	if (journal_open(&atomic->journal, store, limit, floor, !request->no_thread))
 		goto close_track;
 	map_committed(atomic);
 	store->atomic = atomic;

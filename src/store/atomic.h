@@ -42,6 +42,7 @@ struct atomic {
 	/* pages kept private: C4 */
 	struct pageset kept;
 	uint64_t kept_pages, keep_max; /* pages */
+	uint64_t private_pages;   /* that the last commit found, and that are not dropped since */
 	uint64_t hand;            /* where to look for pages to drop next */
 
 	struct pageset *copied;   /* a snapshot is being made: pages that were applied since; else NULL */
@@ -90,6 +91,12 @@ int atomic_write(struct atomic *atomic);
 
 /* Bring the durable commit to its place. Errors are kept for atomic_catch_up. */
 void atomic_apply(struct atomic *atomic);
+
+/* After a large commit far more pages are private than the budget allows, and the program may write as many others
+ * before the next one: then a pause of its own brings them back to the budget. The second is called in it, with
+ * heap->lock. */
+bool atomic_keeps_too_much(const struct atomic *atomic);
+void atomic_keep_less(struct atomic *atomic);
 
 /* In the pause, with heap->lock: drop every private page. Everything is applied. */
 int atomic_drop_changes(struct atomic *atomic);

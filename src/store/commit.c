@@ -76,12 +76,41 @@ static void drop_surplus(struct atomic *atomic)
 	}
 }
 
+/* For the way that has no kept pages: drop those that are as committed. */
+static void drop_unchanged(struct atomic *atomic)
+{
+	struct pageset *found = &atomic->track.found;
+
+	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page + 1))
+		if (!atomic_is_own(atomic->store, page) && diff_size(atomic, page) == 0 &&
+		    os->advise(atomic->store->base + page * LENGTH_PAGE, LENGTH_PAGE, OS_DROP) == 0)
+			pageset_remove(found, page);
+}
+
+bool atomic_keeps_too_much(const struct atomic *atomic)
+{
+	return !atomic->is_unapplied && max_u64(atomic->kept_pages, atomic->private_pages) > 2 * atomic->keep_max;
+}
+
+void atomic_keep_less(struct atomic *atomic)
+{
+	if (atomic->track.way->find(&atomic->track))
+		return;
+	if (!atomic->track.drops_unchanged)
+		drop_surplus(atomic);
+	else if (os->page_size() == LENGTH_PAGE)
+		drop_unchanged(atomic);
+	atomic->private_pages = 0;
+}
+
 /* The found pages are committed: they are kept ones now. */
 static void keep_found(struct atomic *atomic)
 {
 	struct pageset *found = &atomic->track.found;
 
+	atomic->private_pages = 0;
 	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page)) {
+		atomic->private_pages++;
 		pageset_remove(found, page);
 		if (!atomic->track.drops_unchanged && pageset_add(&atomic->kept, page, page + 1))
 			atomic->kept_pages++;
@@ -93,6 +122,7 @@ static void keep_found(struct atomic *atomic)
 static void begin_record(struct atomic *atomic)
 {
 	record_begin(&atomic->record, atomic->buffer, atomic_record_max);
+	/* J6: not what it is when the record is written, which may not be synced */
 	record_header(&atomic->record)->file_size = atomic->file_size;
 }
 

@@ -255,7 +255,6 @@ int journal_write(struct journal *journal, struct record *record, enum record_ki
 	memcpy(header->uuid, journal->uuid, sizeof(header->uuid));
 	header->generation = journal->generation;
 	header->position = *position = place_of(journal, at, &rest);
-	header->file_size = load_relaxed(&journal->store->size);
 	header->kind = kind;
 	header->first = first ? first : header->sequence;
 	header->chain_checksum = chain_checksum;
@@ -326,7 +325,7 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
 	pthread_mutex_unlock(&journal->lock);
 	if (!must && (!busy || journal->capacity >= limit))
 		return false;
-	if (journal->extents == JOURNAL_EXTENTS || store->reserved_extents == RESERVED_EXTENTS)
+	if ((journal->extents == JOURNAL_EXTENTS && !must) || store->reserved_extents == RESERVED_EXTENTS)
 		return false;
 	want = max_u64(EXTENT_MIN, min_u64(journal->capacity * EXTENT_RATIO, limit));
 	if (must)
@@ -381,15 +380,30 @@ static int make_extent(struct journal *journal)
 	return r ? journal_poison(journal, EIO) : 0;
 }
 
+/* Which of the superblock's extents the new one becomes: the next, or if all are taken it replaces the smallest behind
+ * the header's; that one's segments stay reserved until the heap is closed. */
+static unsigned place_of_new(const struct journal *journal)
+{
+	unsigned smallest = 1;
+
+	if (journal->extents < JOURNAL_EXTENTS)
+		return journal->extents;
+	for (unsigned i = 2; i < JOURNAL_EXTENTS; i++)
+		if (journal->extent[i].len < journal->extent[smallest].len)
+			smallest = i;
+	return smallest;
+}
+
 static void add_extent(struct super_rec *rec, uint64_t journal_address)
 {
 	const struct journal *journal = (const struct journal *)(uintptr_t)journal_address;
 
-	rec->journal[journal->extents] = journal->plan;
+	rec->journal[place_of_new(journal)] = journal->plan;
 }
 
 int journal_grow(struct journal *journal)
 {
+	unsigned place;
 	int r = make_extent(journal);
 
 	if (!r)
@@ -401,7 +415,12 @@ int journal_grow(struct journal *journal)
 	if (r)
 		return is_harmless(r) ? r : journal_poison(journal, EIO);
 	pthread_mutex_lock(&journal->lock);
-	journal->extent[journal->extents++] = journal->plan;
+	place = place_of_new(journal);
+	if (place == journal->extents)
+		journal->extents++;
+	else
+		journal->capacity -= journal->extent[place].len;
+	journal->extent[place] = journal->plan;
 	journal->capacity += journal->plan.len;
 	journal->head = journal->applied_head = journal->tail = 0;
 	pthread_mutex_unlock(&journal->lock);
@@ -417,9 +436,12 @@ static void keep_first_extent(struct super_rec *rec, uint64_t ignored)
 
 int journal_shrink(struct journal *journal, uint64_t used)
 {
+	/* out of proportion, or behind a hole that a copy of the file may fill */
+	bool is_large = journal->capacity > max_u64(used, 2 * EXTENT_MIN);
+	bool is_far = journal->store->end > 2 * (used + journal->capacity);
 	int r;
 
-	if (journal->extents == 1 || journal->capacity <= max_u64(used, 2 * EXTENT_MIN))
+	if (journal->extents == 1 || (!is_large && !is_far))
 		return 0;
 	/* before the space is anybody else's: J7 */
 	r = journal_update_super(journal, keep_first_extent, 0);

@@ -78,8 +78,8 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
  * On failure the journal is as it was. */
 int journal_grow(struct journal *journal);
 
-/* At closing, everything retired: a journal larger than a heap that uses `used` bytes would have becomes the first
- * extent alone. */
+/* At closing, everything retired: a journal larger than a heap that uses `used` bytes would have, or far behind what it
+ * uses, becomes the first extent alone. */
 int journal_shrink(struct journal *journal, uint64_t used);
 
 /* Write the sealed record (`record->...header` gets its place and number here) where there is room, waiting for a

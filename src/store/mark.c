@@ -29,6 +29,16 @@ static bool is_this_boot(const struct store *store)
 	return os->boot_id(now) == 0 && memcmp(now, store->super.rec.boot_id, sizeof(now)) == 0;
 }
 
+bool store_is_of_another_boot(const struct store *store)
+{
+	static const uint8_t unknown[16];
+	const uint8_t *then = store->super.rec.boot_id;
+	uint8_t now[16];
+
+	return is_this_file(store) && memcmp(then, unknown, sizeof(unknown)) != 0 && os->boot_id(now) == 0 &&
+	       memcmp(now, then, sizeof(now)) != 0;
+}
+
 void store_judge(struct store *store)
 {
 	const struct super_rec *rec = &store->super.rec;

@@ -2,13 +2,16 @@
  *
  * Opening an atomic heap: what the journal holds comes to its place.
  *
- *   R1  the superblock and the needed records are written again and synced, before anything relies on them: what
- *       this boot's page cache shows may not be on the device, and may be there only because a failed write was
- *       forgotten
+ *   R1  if the heap was in use since the machine was started, the needed records are written again, and synced, before
+ *       anything relies on them: what this boot's page cache shows may not be on the device, and may be there only
+ *       because a failed write was forgotten. Of another boot's records it has what the device has: they stay
+ *       untouched, since a device may garble what it is writing
  *   R2  the commits are applied in order, and the file synced, also if there are none
  *   R3  the superblock names a new generation, in which nothing is needed; only then may a commit begin
  *
- * A crash before R3 leaves the old generation with the same records: all begins again, with the same result.
+ * A crash before R3 leaves the old generation with the same records: all begins again, with the same result. The
+ * superblock is not written again before R3: if the device has an older one than the cache, the write of the newer one
+ * never returned, nothing was done on the strength of it, and what the older one needs is there.
  */
 #include "../base/status.h"
 #include "atomic.h"
@@ -59,13 +62,6 @@ static int put_into_memory(void *arg, const struct record_entry *entry)
 
 /* ---------------------------------------------------------------- for writing */
 
-static int rewrite_super(struct store *store)
-{
-	int r = super_rewrite(store->fd, &store->super);
-
-	return r ? fail(-r, "writing the superblock again:") : 0;
-}
-
 static int rewrite_records(struct replay *replay)
 {
 	struct store *store = replay->store;
@@ -109,9 +105,9 @@ int recover_atomic(struct store *store)
 
 	if (replay_load(&replay, store))
 		return -1;
-	r = rewrite_super(store);
+	r = replay.needed && !store_is_of_another_boot(store) ? rewrite_records(&replay) : 0;
 	if (!r && replay.needed)
-		r = rewrite_records(&replay) || sync_file(store) || replay_each(&replay, put_into_file, store);
+		r = sync_file(store) || replay_each(&replay, put_into_file, store);
 	/* also the holes that a process punched when it was killed: commits compare with the zeros there */
 	if (!r && store->super.rec.state != SUPER_CLEAN)
 		r = sync_file(store);

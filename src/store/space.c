@@ -10,15 +10,19 @@
 
 #include <errno.h>
 
-/* Without fallocate: every page is read and written again as it is, and zeros make the file longer. */
-static int back_by_writing(int fd, uint64_t off, uint64_t len)
+/* Without fallocate: every page is read and written again as it is, and zeros make the file longer. Not the pages of an
+ * atomic heap's journal, which has its blocks, and into which another thread may be writing. */
+static int back_by_writing(const struct store *store, int fd, uint64_t off, uint64_t len)
 {
 	uint8_t page[LENGTH_PAGE];
 
 	for (uint64_t end = off + len; off < end; off += sizeof(page)) {
-		ssize_t n = os->pread_full(fd, page, sizeof(page), off);
+		ssize_t n;
 		int r;
 
+		if (store_is_journal(store, off >> SEGMENT_SHIFT))
+			continue;
+		n = os->pread_full(fd, page, sizeof(page), off);
 		if (n < 0)
 			return (int)n;
 		for (size_t i = (size_t)n; i < sizeof(page); i++)
@@ -31,7 +35,7 @@ static int back_by_writing(int fd, uint64_t off, uint64_t len)
 }
 
 /* Back a range whose blocks may belong to another file as well. */
-static int allocate_unshared(int fd, uint64_t off, uint64_t len)
+static int allocate_unshared(const struct store *store, int fd, uint64_t off, uint64_t len)
 {
 	int r = os->unshare(fd, off, len);
 
@@ -40,22 +44,27 @@ static int allocate_unshared(int fd, uint64_t off, uint64_t len)
 	r = os->allocate(fd, off, len);
 	if (r)
 		return r;
-	return os->is_shared(fd, off, len) == 1 ? back_by_writing(fd, off, len) : 0;
+	return os->is_shared(fd, off, len) == 1 ? back_by_writing(store, fd, off, len) : 0;
 }
 
 static int allocate_in(struct store *store, int fd, uint64_t off, uint64_t len)
 {
+	struct os_stat st;
 	int r;
 
 	if (off + len > os->file_size_limit())
 		return -EFBIG; /* beyond it the kernel would send SIGXFSZ */
 	if (!store->zeroes_only) {
-		r = store->unshares ? allocate_unshared(fd, off, len) : os->allocate(fd, off, len);
+		r = store->unshares ? allocate_unshared(store, fd, off, len) : os->allocate(fd, off, len);
 		if (r != -EOPNOTSUPP)
 			return r;
 		store->zeroes_only = true;
 	}
-	return back_by_writing(fd, off, len);
+	r = back_by_writing(store, fd, off, len);
+	/* the file ends at least there, also if that is in an extent that is planned */
+	if (!r && store->is_atomic && os->stat_fd(fd, &st) == 0 && st.size < off + len)
+		r = os->truncate(fd, off + len);
+	return r;
 }
 
 /* Without a descriptor: the kernel takes blocks for pages that are written, through the mapping, as far as the

@@ -180,6 +180,9 @@ int store_mark_clean(struct store *store);
 /* All data is on the device. */
 int store_sync(struct store *store);
 
+/* Was this very file in use on an earlier boot last? Then the page cache has what the device has. */
+bool store_is_of_another_boot(const struct store *store);
+
 /* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? */
 void store_judge(struct store *store);
 

@@ -125,13 +125,6 @@ void super_seal(struct super_rec *rec)
 	rec->checksum = checksum_of(rec);
 }
 
-int super_rewrite(int fd, const struct super *super)
-{
-	if (copy_off[super->copy] + SECTOR > os->file_size_limit())
-		return -EFBIG;
-	return os->pwrite_sync(fd, &super->rec, SECTOR, copy_off[super->copy]);
-}
-
 int super_write(int fd, struct super *super, const struct super_rec *next)
 {
 	struct super_rec rec = *next;

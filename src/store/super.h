@@ -34,9 +34,6 @@ int super_read(int fd, uint64_t file_size, struct super *super, enum super_verdi
  * it the one that counts. 0, or -errno with *super as it was. */
 int super_write(int fd, struct super *super, const struct super_rec *next);
 
-/* Write the copy that counts once more where it is, synchronously. 0 or -errno. */
-int super_rewrite(int fd, const struct super *super);
-
 /* A record for a new heap: everything but boot, file, state and address. */
 void super_init(struct super_rec *rec, const uint8_t uuid[16]);
 

@@ -300,6 +300,15 @@ static void few_kept_pages(void **state)
 		// what the last pause could not drop is the page written last and the allocator's
 		assert_true(stats_of(heap).kept_bytes <= 128 * KIB);
 	}
+	// kept, beyond the budget, and written again: not dropped
+	for (int round = 6; round < 12; round++) {
+		for (size_t i = 0; i < 24; i++)
+			fill(heap, p + i * 4096 + 8 * (size_t)round, round, 8);
+		assert_int_equal(fm_commit(heap), 0);
+	}
+	for (size_t i = 0; i < 24; i++)
+		for (int round = 6; round < 12; round++)
+			assert_true(is_filled(p + i * 4096 + 8 * (size_t)round, round, 8));
 	for (size_t i = 0; i < 1024; i++)
 		for (int round = 1; round < 6; round++)
 			assert_true(is_filled(p + i * 4096 + 8 * (size_t)round, round, 8));

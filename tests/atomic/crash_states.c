@@ -7,8 +7,8 @@
  *   - the content is exactly that of commit k or k + 1, and of k + 1 if that commit had returned;
  *   - a read-only opening sees the same and writes nothing;
  *   - fm_check finds nothing, and the heap can be used;
- *   - while the heap works, no needed record is overwritten, and no byte goes to its place that is not in a record on
- *     the device;
+ *   - while the heap works, the order of writes is kept (order_monitor.h);
+ *   - all that on a device that garbles what it is writing, if sectors are written whole;
  *   - a crash at any point of the recovery, and of the recovery after that, changes nothing;
  *   - nor does a power cut in a recovery that followed a kill, whose page cache showed what the device has not, be it
  *     that no later sync brings it there.
@@ -17,7 +17,7 @@
  *   FM_SEED            what is done, and which states
  */
 #define _GNU_SOURCE 1
-#include "crash_sim.h"
+#include "order_monitor.h"
 
 #include "alloc/heap.h"
 #include "store/atomic.h"
@@ -37,16 +37,18 @@ struct shape {
 	unsigned sector;
 	bool thread, large, reopens;
 	const char *track;
+	bool zeros; /* objects hold zeros, in space that was given back and had other bytes before */
 };
 
 static const struct shape shapes[] = {
-	{"small commits", RECORD_MAX, 1, 0, false, false, false, "uffd"},
-	{"reopened", RECORD_MAX, 1, 0, false, false, true, "uffd"},
-	{"chains", 12288, 1, 0, false, false, true, "mprotect"},
-	{"whole sectors", RECORD_MAX, 1, 512, false, false, true, "pagemap"},
-	{"a journal that grows", RECORD_MAX, 0, 0, false, true, true, "uffd"},
-	{"a checkpoint thread", RECORD_MAX, 1, 0, true, false, true, "uffd"},
-	{"chains and growth, with a thread", 65536, 0, 4096, true, true, true, "pagemap"},
+	{"small commits", RECORD_MAX, 1, 0, false, false, false, "uffd", false},
+	{"reopened", RECORD_MAX, 1, 0, false, false, true, "uffd", false},
+	{"chains", 12288, 1, 0, false, false, true, "mprotect", false},
+	{"whole sectors", RECORD_MAX, 1, 512, false, false, true, "pagemap", false},
+	{"a journal that grows", RECORD_MAX, 0, 0, false, true, true, "uffd", false},
+	{"a checkpoint thread", RECORD_MAX, 1, 0, true, false, true, "uffd", false},
+	{"chains and growth, with a thread", 65536, 0, 4096, true, true, true, "pagemap", false},
+	{"zeros where data was", RECORD_MAX, 0, 0, false, true, true, "uffd", true},
 };
 
 /* The heap's bytes as of a commit, and which units it uses. */
@@ -158,98 +160,6 @@ static void drop_snaps(void)
 	}
 }
 
-/* ---------------------------------------------------------------- the order of writes */
-
-/* A record that was begun; needed until a superblock on the device says that it is not. */
-struct watched {
-	const struct record_rec *header; /* in the arena */
-	uint64_t off, len, generation, commit;
-	bool is_durable;
-};
-
-static struct {
-	struct watched records[8192];
-	unsigned n;
-	uint64_t bad;
-	char text[200];
-} monitor;
-
-static void bad_order(const struct sim_op *op, const char *what)
-{
-	if (!monitor.bad++)
-		snprintf(monitor.text, sizeof(monitor.text), "%s: %llu bytes at %#llx", what, (unsigned long long)op->len,
-		         (unsigned long long)op->off);
-}
-
-/* A superblock is on the device: what it does not need is forgotten. */
-static void retire_before(const struct super_rec *super)
-{
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < monitor.n; i++) {
-		const struct watched *w = &monitor.records[i];
-
-		if (w->generation == super->generation && w->commit >= super->journal_oldest)
-			monitor.records[n++] = *w;
-	}
-	monitor.n = n;
-}
-
-static bool is_super(const struct sim_op *op)
-{
-	return op->off == SUPER_COPY_1_OFF || op->off == SUPER_COPY_2_OFF;
-}
-
-/* Do the bytes come from a durable record that is still needed? */
-static bool comes_from_a_record(const struct sim_op *op)
-{
-	for (unsigned i = monitor.n; i-- > 0;) {
-		const struct watched *w = &monitor.records[i];
-		struct record_entry entry;
-		uint64_t at = 0;
-
-		while (w->is_durable && record_next(w->header, &at, &entry))
-			if (entry.off == op->off && entry.len == op->len && memcmp(entry.data, op->data, op->len) == 0)
-				return true;
-	}
-	return false;
-}
-
-static void watch_begin(const struct sim_op *op)
-{
-	const struct record_rec *header = (const void *)op->data;
-	bool is_record = op->data && op->len >= sizeof(*header) && memcmp(op->data, RECORD_MAGIC, 8) == 0;
-
-	for (unsigned i = 0; i < monitor.n && !is_super(op); i++) {
-		const struct watched *w = &monitor.records[i];
-
-		/* recovery writes a record again as it is */
-		if (op->off < w->off + w->len && w->off < op->off + op->len &&
-		    !(is_record && op->off == w->off && op->len == w->len && memcmp(op->data, w->header, op->len) == 0))
-			bad_order(op, "a needed record is overwritten");
-	}
-	if (op->kind == SIM_WRITE && op->data && !is_record && op->off != FIRST_JOURNAL_OFF &&
-	    !comes_from_a_record(op) && memcmp(op->data, op->data + 1, op->len - 1) != 0)
-		bad_order(op, "bytes that are in no durable record are written to their place");
-	if (op->kind == SIM_WSYNC && is_record && monitor.n < 8192)
-		monitor.records[monitor.n++] =
-			(struct watched){header, op->off, op->len, header->generation, header->commit, false};
-}
-
-static void watch_order(struct sim *sim, const struct sim_op *op)
-{
-	if (op->kind == SIM_WRITE || op->kind == SIM_WSYNC || op->kind == SIM_ZERO)
-		watch_begin(op);
-	if (op->kind != SIM_WSYNC_END)
-		return;
-	op = &sim->ops[op->begin];
-	if (is_super(op))
-		retire_before((const void *)op->data);
-	for (unsigned i = 0; i < monitor.n; i++)
-		if ((const uint8_t *)monitor.records[i].header == op->data)
-			monitor.records[i].is_durable = true;
-}
-
 /* ---------------------------------------------------------------- doing */
 
 static struct fm_options options_of(const struct shape *shape)
@@ -309,10 +219,13 @@ static void change(fm_heap *heap)
 				memset(fm_at(heap, slots[k]), (int)i, fm_usable_size(fm_at(heap, slots[k])) / 2 + 1);
 			break;
 		default: {
-			void *p = slots[k] ? fm_realloc(heap, fm_at(heap, slots[k]), size) : fm_malloc(heap, size);
+			bool is_zero = t.shape->zeros && !slots[k] && proc_below(&t.rng, 2);
+			void *p = slots[k] ? fm_realloc(heap, fm_at(heap, slots[k]), size)
+			          : is_zero ? fm_calloc(heap, 1, size) : fm_malloc(heap, size);
 
 			assert_non_null(p);
-			proc_fill(p, proc_rand(&t.rng), size);
+			if (!is_zero)
+				proc_fill(p, proc_rand(&t.rng), size);
 			slots[k] = fm_offset_of(heap, p);
 		}
 		}
@@ -326,6 +239,7 @@ static void commit(fm_heap *heap)
 	if (fm_commit(heap))
 		fail_msg("%s: commit: %s", t.shape->name, fm_last_error());
 	sim_note(&t.sim, NOTE_COMMITTED, t.snaps_used - 1);
+	monitor_commit(&t.sim, t.snaps[t.snaps_used - 1].is_used, t.snaps[t.snaps_used - 1].size / UNIT_SIZE);
 }
 
 static void work(int fd)
@@ -392,6 +306,26 @@ static fm_heap *open_state(unsigned flags, const struct allowed *allowed)
 		fail_msg("seed %llu, %s, state %llu: opening with %#x: %s", (unsigned long long)t.seed, t.shape->name,
 		         (unsigned long long)t.states, flags, fm_last_error());
 	return heap;
+}
+
+static enum sim_choice any_choice(void)
+{
+	static const enum sim_choice often[8] = {SIM_NONE, SIM_ALL, SIM_SUBSET, SIM_SUBSET,
+	                                         SIM_TORN, SIM_TORN, SIM_TORN, SIM_PAGES};
+
+	if (t.shape->sector && proc_below(&t.rng, 4) == 0)
+		return SIM_GARBLED;
+	return often[proc_below(&t.rng, 8)];
+}
+
+/* A power cut: what opens the state does so after a restart. */
+static void cut_power(struct sim_player *player, enum sim_choice choice, uint64_t bits)
+{
+	static uint64_t boots;
+
+	sim_os.boot = ++boots;
+	player->sector = t.shape->sector;
+	sim_state(player, &t.image, choice, bits, &t.rng);
 }
 
 /* Open the state that is in the image, and see. The recovery is recorded in t.inner. Returns the commit. */
@@ -465,21 +399,13 @@ static void crash_recovery(const struct allowed *allowed, unsigned depth)
 	while (player.at < cut)
 		sim_step(&player);
 	sim_os.touches = 5000; /* the image is made from scratch */
-	sim_state(&player, &t.image, (enum sim_choice)proc_below(&t.rng, SIM_CHOICES), proc_rand(&t.rng), &t.rng);
+	cut_power(&player, any_choice(), proc_rand(&t.rng));
 	if (depth > 1)
 		crash_recovery(&exactly, depth - 1);
 	else
 		look(&exactly);
 	sim_player_drop(&player);
 	sim_os.touches = 5000;
-}
-
-static enum sim_choice any_choice(void)
-{
-	static const enum sim_choice often[8] = {SIM_NONE, SIM_ALL, SIM_SUBSET, SIM_SUBSET,
-	                                         SIM_TORN, SIM_TORN, SIM_TORN, SIM_PAGES};
-
-	return often[proc_below(&t.rng, 8)];
 }
 
 /* The process is killed: the page cache has everything. The heap is opened again, on the same boot, and then the power
@@ -492,12 +418,14 @@ static void kill_then_cut(struct sim_player *player, const struct allowed *allow
 	struct sim_op *later = malloc((old_count - at + 1) * sizeof(*later));
 	struct sim_player second;
 	struct allowed exactly = {false, 0, 0};
+	enum sim_choice choice = any_choice();
 	struct stat st;
 	fm_heap *heap;
 
 	assert_non_null(later);
 	memcpy(later, t.sim.ops + at, (old_count - at) * sizeof(*later));
 	sim_state(player, &t.image, SIM_ALL, 0, &t.rng);
+	sim_os.boot = 0;
 	assert_int_equal(fstat(t.image.fd, &st), 0);
 	t.sim.count = at;
 	t.sim.size = (uint64_t)st.st_size;
@@ -526,7 +454,7 @@ static void kill_then_cut(struct sim_player *player, const struct allowed *allow
 		while (second.at < cut)
 			sim_step(&second);
 		sim_os.touches = 5000;
-		sim_state(&second, &t.image, any_choice(), proc_rand(&t.rng), &t.rng);
+		cut_power(&second, choice == SIM_GARBLED ? SIM_TORN : choice, proc_rand(&t.rng));
 		if (getenv("FM_DUMP")) {
 			printf("# killed at %u, cut at %u of %u, lies %d, allowed %u..%u\n", at, cut, t.sim.count, lies,
 			       exactly.least, exactly.most);
@@ -553,12 +481,11 @@ static void states_at(struct sim_player *player, const struct allowed *allowed, 
 	for (unsigned i = 0; i < n; i++) {
 		bool by_number = all && i < 1u << player->pendings;
 
-		sim_state(player, &t.image, by_number ? SIM_SUBSET : any_choice(),
-		          by_number ? i : proc_rand(&t.rng), &t.rng);
+		cut_power(player, by_number ? SIM_SUBSET : any_choice(), by_number ? i : proc_rand(&t.rng));
 		look(allowed);
 	}
 	if (n && proc_below(&t.rng, 6) == 0) {
-		sim_state(player, &t.image, any_choice(), proc_rand(&t.rng), &t.rng);
+		cut_power(player, any_choice(), proc_rand(&t.rng));
 		crash_recovery(allowed, 1 + (unsigned)proc_below(&t.rng, 3));
 	}
 	if (n && proc_below(&t.rng, 6) == 0)
@@ -614,12 +541,16 @@ static void one_shape(const struct shape *shape)
 	setenv("FMALLOC_TRACK", shape->track, 1);
 	sim_rewind(&t.sim, 0);
 	sim_os.sim = &t.sim;
-	memset(&monitor, 0, sizeof(monitor));
-	t.sim.watch = watch_order;
+	monitor_begin();
+	t.sim.watch = monitor_watch;
+	sim_os.boot = 0;
+	sim_os.sync_us = shape->thread ? 2000 : 0;
 	t.sim.is_recording = true;
 	work(fd);
 	t.sim.is_recording = false;
 	t.sim.watch = NULL;
+	sim_os.sync_us = 0;
+	assert_true(monitor.applied > COMMITS && monitor.retired > COMMITS / 2);
 	if (monitor.bad)
 		fail_msg("seed %llu, %s: %llu writes out of order, the first: %s", (unsigned long long)t.seed, shape->name,
 		         (unsigned long long)monitor.bad, monitor.text);

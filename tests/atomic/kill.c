@@ -2,11 +2,13 @@
  *
  * Random kill -9 (test 6 of the plan, for atomic heaps). Threads of a child change an atomic heap in rounds, each round
  * in a section, and ask for commits; how far each thread came and what was acknowledged is in shared memory. The parent
- * kills the child at a random time, also inside opening and closing, opens the heap at once, and:
+ * kills the child at a random time, also inside opening, closing, conversion, snapshots, and then perhaps the one that
+ * recovers the heap, and the next; opens the heap at once, and:
  *
  *   - each thread's part is exactly that after one of its rounds, not before the one that a returned commit included;
  *     all of it: the words of the round, the objects, their contents, and nothing else is allocated;
- *   - fm_check finds nothing.
+ *   - fm_check finds nothing;
+ *   - a snapshot that has its name is whole, and no other file is left.
  *
  * What a thread does in a round follows from its number and the round's: the parent computes what there should be.
  *
@@ -18,6 +20,7 @@
 #define _GNU_SOURCE 1
 #include "../support/proc_util.h"
 
+#include <dirent.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -49,9 +52,9 @@ static struct part expected[MAX_THREADS];
 static struct {
 	uint64_t seed, rng, threads;
 	struct shared *shared;
-	char *dir, path[256];
+	char *dir, path[256], copy[260];
 	const char *way;
-	uint64_t kills, commits;
+	uint64_t kills, commits, recoveries, snapshots;
 } t;
 
 /* ---------------------------------------------------------------- a round */
@@ -155,6 +158,28 @@ static fm_heap *open_it(unsigned flags)
 	return fm_open(t.path, FM_ATOMIC | flags, &options);
 }
 
+/* A live heap for a while, and atomic again. */
+static void convert(void)
+{
+	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30};
+	fm_heap *heap = fm_open(t.path, FM_CONVERT, &options);
+
+	proc_must(heap != NULL);
+	proc_must(fm_close(heap) == 0);
+	heap = open_it(FM_CONVERT);
+	proc_must(heap != NULL);
+	proc_must(fm_close(heap) == 0);
+}
+
+static void *take_snapshots(void *arg)
+{
+	for (;;) {
+		unlink(t.copy);
+		proc_must(fm_snapshot(arg, t.copy) == 0);
+	}
+	return NULL;
+}
+
 static void child(void)
 {
 	struct worker workers[MAX_THREADS];
@@ -167,6 +192,8 @@ static void child(void)
 	while (proc_below(&rng, 4) == 0) {
 		proc_must(fm_malloc(heap, 100000) != NULL);
 		proc_must(fm_close(heap) == 0);
+		if (proc_below(&rng, 3) == 0)
+			convert();
 		heap = open_it(0);
 		proc_must(heap != NULL);
 	}
@@ -174,6 +201,8 @@ static void child(void)
 		workers[i] = (struct worker){heap, i};
 		proc_must(pthread_create(&threads[i], NULL, work, &workers[i]) == 0);
 	}
+	if (proc_below(&rng, 4) == 0)
+		take_snapshots(heap);
 	pthread_join(threads[0], NULL);
 }
 
@@ -213,6 +242,8 @@ static void verify(void)
 	fm_heap *heap = open_it(0);
 	unsigned objects = (unsigned)t.threads, seen = 0;
 
+	if (!heap && errno == EPROTOTYPE)
+		heap = open_it(FM_CONVERT); /* killed in the middle of a conversion: it is a live heap */
 	if (!heap)
 		fail_msg("seed %llu, kill %llu: %s", (unsigned long long)t.seed, (unsigned long long)t.kills, fm_last_error());
 	for (unsigned i = 0; i < t.threads; i++) {
@@ -246,15 +277,68 @@ static void verify(void)
 	assert_int_equal(fm_close(heap), 0);
 }
 
-static void one_kill(uint64_t longest_us)
+/* A snapshot has its name when it is whole: each thread's part is that after a round. */
+static void verify_snapshot(void)
 {
-	uint64_t us = proc_below(&t.rng, longest_us);
+	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30};
+	fm_heap *heap;
+
+	if (access(t.copy, F_OK))
+		return;
+	heap = fm_open(t.copy, FM_ATOMIC, &options);
+	if (!heap)
+		fail_msg("seed %llu, kill %llu: the snapshot: %s", (unsigned long long)t.seed, (unsigned long long)t.kills,
+		         fm_last_error());
+	for (unsigned i = 0; i < t.threads; i++) {
+		const struct part *part;
+		char name[16];
+
+		snprintf(name, sizeof(name), "part%u", i);
+		part = fm_root_get(heap, name, 1);
+		assert_non_null(part);
+		assert_int_equal(part->round, part->round_again);
+		for (unsigned k = 0; k < SLOTS; k++) {
+			const struct slot *is = &part->slots[k];
+
+			assert_true(!is->off || proc_intact(fm_at(heap, is->off), is->id, is->size, SIZE_MAX));
+		}
+	}
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+	unlink(t.copy);
+	t.snapshots++;
+}
+
+static unsigned count_files(void)
+{
+	DIR *dir = opendir(t.dir);
+	unsigned n = 0;
+
+	assert_non_null(dir);
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n - 2;
+}
+
+static void reopen_only(void)
+{
+	fm_heap *heap = open_it(0);
+
+	if (!heap && errno == EPROTOTYPE)
+		heap = open_it(FM_CONVERT);
+	proc_must(heap != NULL);
+	pause();
+}
+
+static void kill_one(uint64_t us, void (*what)(void))
+{
 	int status;
 	pid_t pid = fork();
 
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		child();
+		what();
 		_exit(0);
 	}
 	usleep((useconds_t)us);
@@ -263,7 +347,19 @@ static void one_kill(uint64_t longest_us)
 	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGKILL)
 		fail_msg("seed %llu: the child ended by itself: status %x", (unsigned long long)t.seed, (unsigned)status);
 	t.kills++;
+}
+
+static void one_kill(uint64_t longest_us)
+{
+	kill_one(proc_below(&t.rng, longest_us), child);
+	/* who recovers is killed as well, in the milliseconds in which he does */
+	while (proc_below(&t.rng, 3) == 0) {
+		kill_one(proc_below(&t.rng, 3000), reopen_only);
+		t.recoveries++;
+	}
 	verify();
+	verify_snapshot();
+	assert_int_equal(count_files(), 1);
 }
 
 static void test_kills(void **state)
@@ -280,7 +376,8 @@ static void test_kills(void **state)
 		}
 		one_kill(longest);
 	}
-	printf("# %llu kills; rounds of thread 0: %llu\n", (unsigned long long)t.kills,
+	printf("# %llu kills, %llu of them in recovery; %llu snapshots; rounds of thread 0: %llu\n",
+	       (unsigned long long)t.kills, (unsigned long long)t.recoveries, (unsigned long long)t.snapshots,
 	       (unsigned long long)expected[0].round);
 	assert_true(expected[0].round > 0);
 }
@@ -300,6 +397,7 @@ int main(void)
 		return 1;
 	t.dir = proc_dir_make();
 	snprintf(t.path, sizeof(t.path), "%s/heap", t.dir);
+	snprintf(t.copy, sizeof(t.copy), "%s/copy", t.dir);
 	r = cmocka_run_group_tests(tests, NULL, NULL);
 	proc_dir_remove(t.dir);
 	return r;

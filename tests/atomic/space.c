@@ -2,10 +2,12 @@
  *
  * Atomic heaps where there is no space (test 12 of the plan): a tmpfs of 12 MiB in a mount namespace of the test's own,
  * and a limit on the file's size. Allocating gives NULL and ENOMEM, a commit succeeds or fails with an error and changes
- * nothing, no store is a SIGBUS; after something was freed the heap works on.
+ * nothing, no store is a SIGBUS; after something was freed the heap works on. The same on the file system of FM_SPACE_DIR,
+ * which filesystems.sh mounts: there the disk becomes full when a snapshot shares its blocks with the heap or not.
  */
 #include "api_util.h"
 
+#include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mount.h>
@@ -108,9 +110,128 @@ static void a_limit_on_the_file(void **state)
 	in_child(under_a_limit);
 }
 
+/* ---------------------------------------------------------------- a file system of a test's own */
+
+#define WORDS   (6 * MIB / 8)
+#define CHANGES 60
+
+/* Take all space that there is. */
+static void fill_the_disk(const char *filler)
+{
+	static char block[65536];
+	int fd = open(filler, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+	size_t len = sizeof block;
+
+	NEED(fd >= 0);
+	memset(block, 5, sizeof block);
+	while (len >= 4096) {
+		ssize_t n = write(fd, block, len);
+
+		NEED(n > 0 || errno == ENOSPC);
+		if (n <= 0) {
+			fsync(fd); /* what is promised and not used yet comes back */
+			len /= 2;
+		}
+	}
+	close(fd);
+}
+
+static bool is_model(const uint64_t *words, const uint64_t *model)
+{
+	return memcmp(words, model, WORDS * 8) == 0;
+}
+
+/* `model` is the last commit, `changed` what the heap holds. */
+static void commit_or_not(fm_heap *heap, uint64_t *words, uint64_t *model, unsigned *committed, unsigned *refused)
+{
+	if (fm_commit(heap) == 0) {
+		memcpy(model, words, WORDS * 8);
+		++*committed;
+		return;
+	}
+	NEED(errno == ENOSPC);
+	++*refused;
+	/* an earlier commit may wait for space to be brought to its place; then nothing is taken back */
+	if (fm_rollback(heap) == 0)
+		NEED(is_model(words, model));
+	else
+		NEED(errno == ENOSPC);
+}
+
+static void on_this_disk(void)
+{
+	uint64_t *model = calloc(WORDS, 8), *words, rng = 7;
+	const char *filler = path_of("filler"), *first = path_of("first"), *second = path_of("second");
+	unsigned committed = 0, refused = 0;
+	fm_heap *heap = fm_open(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	void *p;
+	int r;
+
+	NEED(heap && model);
+	words = fm_malloc(heap, WORDS * 8);
+	NEED(words);
+	for (uint64_t i = 0; i < WORDS; i++)
+		words[i] = i;
+	app_of(heap)[0] = fm_offset_of(heap, words);
+	NEED(fm_commit(heap) == 0);
+	memcpy(model, words, WORDS * 8);
+	NEED(fm_snapshot(heap, first) == 0);
+	fill_the_disk(filler);
+	for (unsigned i = 0; i < CHANGES; i++) {
+		for (unsigned k = 0; k < 40; k++) {
+			rng = rng * 6364136223846793005u + 1442695040888963407u;
+			words[(rng >> 33) % WORDS] = rng;
+		}
+		commit_or_not(heap, words, model, &committed, &refused);
+	}
+	while ((p = fm_malloc(heap, 300000)) != NULL)
+		memset(p, 1, 300000);
+	NEED(errno == ENOMEM);
+	r = fm_snapshot(heap, second);
+	NEED(r == 0 || errno == ENOSPC);
+	NEED(access(second, F_OK) == (r ? -1 : 0));
+	NEED(unlink(filler) == 0);
+	sync();
+	/* space is back: what waited for it goes on */
+	words[1] = 77;
+	for (unsigned i = 0; fm_commit(heap) != 0; i++) {
+		NEED(errno == ENOSPC && i < 50);
+		usleep(100000);
+	}
+	memcpy(model, words, WORDS * 8);
+	NEED(fm_malloc(heap, 300000));
+	NEED(fm_check(heap, print_finding, NULL) == 0);
+	NEED(fm_close(heap) == 0);
+	heap = fm_open(heap_path, FM_ATOMIC, NULL);
+	NEED(heap);
+	NEED(is_model(fm_at(heap, app_of(heap)[0]), model));
+	NEED(fm_check(heap, print_finding, NULL) == 0);
+	NEED(fm_close(heap) == 0);
+	heap = fm_open(first, FM_ATOMIC, NULL);
+	NEED(heap);
+	words = fm_at(heap, app_of(heap)[0]);
+	for (uint64_t i = 0; i < WORDS; i++)
+		NEED(words[i] == i);
+	NEED(fm_close(heap) == 0);
+	fprintf(stderr, "# %u commits on the full disk, %u refused; a snapshot there: %s\n", committed, refused,
+	        r ? "ENOSPC" : "made");
+	NEED(committed + refused == CHANGES);
+	free(model);
+}
+
+static void this_disk(void **state)
+{
+	(void)state;
+	if (!getenv("FM_SPACE_DIR")) {
+		print_message("# filesystems.sh mounts disks for this\n");
+		skip();
+	}
+	in_child(on_this_disk);
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = {API_TEST(a_full_disk), API_TEST(a_limit_on_the_file)};
+	const struct CMUnitTest tests[] = {API_TEST(a_full_disk), API_TEST(a_limit_on_the_file), API_TEST(this_disk)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

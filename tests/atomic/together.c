@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 
@@ -322,9 +323,245 @@ static void closed_descriptors_cost_commits_only(void **state)
 	close_checked(heap);
 }
 
+/* ---------------------------------------------------------------- locked memory */
+
+/* A program that locks its memory can take changes back, and its kept pages keep to their budget. */
+static void locked_memory_rolls_back(void **state)
+{
+	struct fm_options options = {.size = sizeof options, .keep_max = 64 * KIB};
+	fm_heap *heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE | FM_EXCL, &options);
+	struct fm_statistics stats = {.size = sizeof stats};
+	char *p = fm_malloc(heap, MIB);
+
+	(void)state;
+	assert_non_null(p);
+	memset(p, 1, MIB);
+	assert_int_equal(fm_commit(heap), 0);
+	if (mlock(p, MIB)) {
+		print_message("# memory can't be locked here: %s\n", strerror(errno));
+		skip();
+	}
+	memset(p, 2, MIB);
+	assert_int_equal(fm_rollback(heap), 0);
+	assert_true(is_filled(p, 1, MIB));
+	memset(p, 3, MIB);
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(stats.kept_bytes <= 128 * KIB);
+	close_checked(heap);
+	heap = open_atomic(0);
+	assert_int_equal(live_objects(heap), 1);
+	close_checked(heap);
+}
+
+/* ---------------------------------------------------------------- joined slots after rollbacks */
+
+/* After a rollback a thread joins no slots of slabs that it does not own again yet: that costs a slab for a while, and
+ * nothing that grows with the rollbacks. */
+static void rollbacks_cost_no_space(void **state)
+{
+	fm_heap *heap = open_atomic(FM_CREATE | FM_EXCL);
+	struct fm_statistics first = {.size = sizeof first}, now = {.size = sizeof now};
+
+	(void)state;
+	fill_with_holes(heap);
+	for (unsigned round = 0; round < 60; round++) {
+		make_wide(heap);
+		assert_int_equal(fm_rollback(heap), 0);
+		/* some stay, and go */
+		for (unsigned i = 0; i < 50; i++)
+			wide[i] = fm_malloc(heap, WIDE_SIZE);
+		assert_int_equal(fm_commit(heap), 0);
+		for (unsigned i = 0; i < 50; i++)
+			assert_int_equal(fm_free(wide[i]), 0);
+		assert_int_equal(fm_commit(heap), 0);
+		if (round == 2)
+			assert_int_equal(fm_stats(heap, &first), 0);
+	}
+	assert_int_equal(fm_stats(heap, &now), 0);
+	assert_int_equal(now.live_objects, first.live_objects);
+	assert_true(now.slab_bytes <= first.slab_bytes + 2 * 64 * KIB);
+	assert_true(now.file_size <= first.file_size + MIB);
+	close_checked(heap);
+}
+
+/* ---------------------------------------------------------------- a journal behind max_size */
+
+/* The journal of a heap with a max_size lies behind it, with a hole before it. That costs no blocks and no room of the heap's;
+ * the hole goes at closing; a process that is killed leaves it, and the heap opens with the same limit, none, a larger one. */
+static void a_journal_behind_the_limit(void **state)
+{
+	static const uint64_t limits[] = {64 * MIB, 0, 256 * MIB, 64 * MIB};
+	struct fm_options options = {.size = sizeof options, .max_size = 64 * MIB};
+	struct fm_statistics stats = {.size = sizeof stats};
+	struct stat st;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		fm_heap *heap;
+		uint64_t n = 0;
+		char *p;
+		int status;
+		pid_t pid = fork();
+
+		assert_true(pid >= 0);
+		if (pid == 0) {
+			heap = fm_open(heap_path, FM_ATOMIC | FM_CREATE, &options);
+			NEED(heap);
+			p = fm_malloc(heap, MIB);
+			NEED(p);
+			memset(p, (int)i + 1, MIB); /* more than the header's part of the journal */
+			app_of(heap)[i] = fm_offset_of(heap, p);
+			NEED(fm_commit(heap) == 0);
+			NEED(fm_stats(heap, &stats) == 0);
+			NEED(stats.max_size == 64 * MIB || i > 0);
+			kill(getpid(), SIGKILL);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+		assert_int_equal(stat(heap_path, &st), 0);
+		assert_true((uint64_t)st.st_size > 64 * MIB && (uint64_t)st.st_blocks * 512 < 32 * MIB);
+		options.max_size = limits[i];
+		heap = open_or_fail(heap_path, FM_ATOMIC, &options);
+		assert_whole(heap);
+		for (unsigned k = 0; k <= i; k++)
+			assert_true(is_filled(fm_at(heap, app_of(heap)[k]), (int)k + 1, MIB));
+		/* all of the room that the limit gives can be had */
+		while (n < 200 && fm_malloc(heap, MIB))
+			n++;
+		assert_in_range(n, limits[i] == 64 * MIB ? 44 : limits[i] ? 180 : 200, limits[i] == 64 * MIB ? 64 : 200);
+		assert_int_equal(fm_rollback(heap), 0);
+		assert_whole(heap);
+		close_checked(heap);
+		/* closed, it is as long as what it has */
+		assert_int_equal(stat(heap_path, &st), 0);
+		assert_true((uint64_t)st.st_size < 32 * MIB);
+		options.max_size = 64 * MIB;
+	}
+}
+
+/* Each commit needs a larger journal than the one before: when the superblock has no place left for a further extent, the
+ * smallest is replaced. A gigabyte of memory, so by FM_LARGE alone. */
+extern uint64_t atomic_record_max;
+
+static void ever_larger_commits(void **state)
+{
+	struct fm_options options = {.size = sizeof options, .journal_max = 1, .disable = FM_NO_CHECKPOINT};
+	uint64_t len = 3 * MIB, all = 1200 * MIB;
+	uint64_t record_max = atomic_record_max;
+	int fd = memfd_create("heap", MFD_CLOEXEC);
+	struct fm_statistics stats = {.size = sizeof stats};
+	fm_heap *heap;
+	char *p;
+
+	(void)state;
+	if (!getenv("FM_LARGE")) {
+		print_message("# FM_LARGE is not set\n");
+		close(fd);
+		skip();
+	}
+	atomic_record_max = 65536; /* little is lost at the end of each extent */
+	heap = fm_open_fd(fd, FM_ATOMIC | FM_CREATE, &options);
+	assert_non_null(heap);
+	p = fm_malloc(heap, all);
+	assert_non_null(p);
+	app_of(heap)[0] = fm_offset_of(heap, p);
+	for (int round = 1; len < all; round++) {
+		memset(p, round, len);
+		app_of(heap)[1] = len;
+		app_of(heap)[2] = (uint64_t)round;
+		if (fm_commit(heap))
+			fail_msg("%llu MiB: %s", (unsigned long long)(len / MIB), fm_last_error());
+		assert_int_equal(fm_stats(heap, &stats), 0);
+		if (getenv("FM_DUMP"))
+			printf("# %llu MiB committed, journal %llu\n", (unsigned long long)(len / MIB), (unsigned long long)stats.journal_size >> 20);
+		len = stats.journal_size * 15 / 16 > len + MIB ? stats.journal_size * 15 / 16 : len + MIB;
+	}
+	assert_int_equal(fm_close(heap), 0);
+	heap = fm_open_fd(fd, FM_ATOMIC, &options);
+	assert_non_null(heap);
+	assert_true(is_filled(fm_at(heap, app_of(heap)[0]), (int)app_of(heap)[2], app_of(heap)[1]));
+	assert_whole(heap);
+	assert_int_equal(fm_close(heap), 0);
+	atomic_record_max = record_max;
+	close(fd);
+}
+
+/* A copy whose zeros became holes, or whose blocks are another file's: opening gives the journal blocks of its own, since
+ * a record that finds none would poison the heap. */
+static void a_sparse_copy(void **state)
+{
+	static char page[4096], zeros[4096];
+	fm_heap *heap = open_atomic(FM_CREATE | FM_EXCL);
+	struct fm_statistics stats = {.size = sizeof stats};
+	char *p = fm_malloc(heap, MIB);
+	struct stat st;
+	int from, to;
+
+	(void)state;
+	assert_non_null(p);
+	memset(p, 1, MIB);
+	app_of(heap)[0] = fm_offset_of(heap, p);
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(stats.journal_size > 4 * MIB);
+	/* as a kill would leave it */
+	from = open(heap_path, O_RDONLY | O_CLOEXEC);
+	to = open(path_of("copy"), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	assert_true(from >= 0 && to >= 0);
+	assert_int_equal(fstat(from, &st), 0);
+	assert_int_equal(ftruncate(to, st.st_size), 0);
+	for (off_t off = 0; off < st.st_size; off += 4096) {
+		assert_int_equal(pread(from, page, 4096, off), 4096);
+		if (memcmp(page, zeros, 4096) != 0)
+			assert_int_equal(pwrite(to, page, 4096, off), 4096);
+	}
+	close(from);
+	close_checked(heap);
+	assert_int_equal(fstat(to, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 < 4 * MIB);
+	heap = open_or_fail(path_of("copy"), FM_ATOMIC, NULL);
+	assert_int_equal(fstat(to, &st), 0);
+	assert_true((uint64_t)st.st_blocks * 512 > 5 * MIB);
+	assert_true(is_filled(fm_at(heap, app_of(heap)[0]), 1, MIB));
+	close(to);
+	close_checked(heap);
+}
+
+/* A limit beyond what can be reserved is none. */
+static void a_limit_beyond_all(void **state)
+{
+	static const uint64_t limits[] = {UINT64_C(1) << 43, UINT64_C(1) << 50, UINT64_MAX};
+
+	(void)state;
+	for (unsigned i = 0; i < 3; i++) {
+		struct fm_options options = {.size = sizeof options, .max_size = limits[i], .journal_max = limits[i],
+		                             .keep_max = limits[i]};
+		fm_heap *heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, &options);
+		char *p = fm_malloc(heap, 3 * MIB);
+		struct stat st;
+
+		assert_non_null(p);
+		memset(p, 7, 3 * MIB);
+		assert_int_equal(fm_commit(heap), 0);
+		assert_int_equal(stat(heap_path, &st), 0);
+		assert_true((uint64_t)st.st_size < 256 * MIB);
+		close_checked(heap);
+		heap = open_atomic(0);
+		assert_int_equal(live_objects(heap), i + 1);
+		close_checked(heap);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		API_TEST(locked_memory_rolls_back),
+		API_TEST(rollbacks_cost_no_space),
+		API_TEST(a_journal_behind_the_limit),
+		API_TEST(a_sparse_copy),
+		API_TEST(a_limit_beyond_all),
+		API_TEST(ever_larger_commits),
 		API_TEST(joined_slots_roll_back),
 		API_TEST(committed_joined_slots_come_back),
 		API_TEST(joined_slots_are_committed),

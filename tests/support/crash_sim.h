@@ -60,6 +60,8 @@ static struct {
 	struct sim *sim;        /* that records, or NULL */
 	struct os_file_id id;   /* what every file looks like, if has_id */
 	bool has_id;
+	uint64_t boot;          /* the number of this boot: a power cut makes it another */
+	uint64_t sync_us;       /* how long a sync takes at most, so that others come between its begin and its end */
 	uint64_t touched[4096][2]; /* bytes by which images and what is stable differ: changed by calls that were not
 	                              recorded, or settled */
 	unsigned touches;
@@ -191,6 +193,8 @@ static inline int sim_sync(int fd)
 	if (!sim_on())
 		return 0;
 	begin = sim_add(sim_on(), SIM_SYNC, 0, 0, NULL, 0);
+	if (sim_os.sync_us)
+		proc_sleep_us(begin * UINT64_C(7919) % sim_os.sync_us);
 	sim_add(sim_on(), SIM_SYNC_END, 0, 0, NULL, begin);
 	return 0;
 }
@@ -236,6 +240,14 @@ static inline int sim_stat_fd(int fd, struct os_stat *st)
 	return r;
 }
 
+static inline int sim_boot_id(uint8_t id[16])
+{
+	memset(id, 0, 16);
+	memcpy(id, &sim_os.boot, sizeof(sim_os.boot));
+	id[15] = 1;
+	return 0;
+}
+
 /* Put the recorder into the table. */
 static inline void sim_begin(struct sim *sim)
 {
@@ -248,6 +260,7 @@ static inline void sim_begin(struct sim *sim)
 	sim_os.table.truncate = sim_truncate;
 	sim_os.table.punch = sim_punch;
 	sim_os.table.stat_fd = sim_stat_fd;
+	sim_os.table.boot_id = sim_boot_id;
 	os = &sim_os.table;
 }
 
@@ -264,6 +277,7 @@ struct sim_player {
 	uint32_t pendings, pendings_room;
 	uint32_t lost_before;  /* writes before this operation are clean in the page cache, and not on the device: a page
 	                          of them goes there with the next write into it */
+	uint64_t sector;       /* of a device that garbles */
 	uint32_t *page_settled; /* with lost writes: the last operation that brought each page to the device */
 };
 
@@ -421,7 +435,8 @@ enum sim_choice {
 	SIM_SUBSET,  /* each write whole or not; bit k of `bits` for the k-th, the others at random */
 	SIM_TORN,    /* each sector for itself */
 	SIM_PAGES,   /* each page of 4 KiB for itself */
-	SIM_CHOICES
+	SIM_CHOICES,
+	SIM_GARBLED = SIM_CHOICES /* each sector of player->sector bytes for itself, or garbage where it was being written */
 };
 
 /* A file that states are made in. */
@@ -486,12 +501,21 @@ static inline void sim_image_fit(const struct sim_player *player, struct sim_ima
 	}
 }
 
+static inline void sim_garble(uint8_t *map, uint64_t low, uint64_t high, uint64_t *rng)
+{
+	for (; low < high; low += 8) {
+		uint64_t word = proc_rand(rng);
+
+		memcpy(map + low, &word, 8);
+	}
+}
+
 /* Make the image a state at the player's place. It was made by this function, or reset, before, and everything that
  * changed it since is in sim_os.touched. Returns the number of operations that were not sure. */
 static inline uint32_t sim_state(const struct sim_player *player, struct sim_image *image, enum sim_choice choice,
                                  uint64_t bits, uint64_t *rng)
 {
-	uint64_t size = player->stable_size, sizes = 0, keep, grain = choice == SIM_TORN ? SECTOR : 4096;
+	uint64_t size = player->stable_size, sizes = 0, keep, grain = choice == SIM_TORN ? SECTOR : choice == SIM_GARBLED ? player->sector : 4096;
 	static uint64_t (*ranges)[2];
 	static uint32_t ranges_used, ranges_room;
 
@@ -554,16 +578,21 @@ static inline uint32_t sim_state(const struct sim_player *player, struct sim_ima
 			if (!ranges)
 				abort();
 		}
-		ranges[ranges_used][0] = op->off;
-		ranges[ranges_used++][1] = op->off + op->len;
+		ranges[ranges_used][0] = op->off / 4096 * 4096;
+		ranges[ranges_used++][1] = (op->off + op->len + 4095) / 4096 * 4096;
 		if (choice == SIM_ALL || choice == SIM_SUBSET) {
 			if (whole)
 				sim_copy(image->map, op, 0, end);
 			continue;
 		}
-		for (uint64_t low = op->off / grain * grain; low < end; low += grain)
-			if (proc_rand(rng) & 1)
+		for (uint64_t low = op->off / grain * grain; low < end; low += grain) {
+			uint64_t dice = proc_below(rng, choice == SIM_GARBLED ? 3 : 2);
+
+			if (dice == 1)
 				sim_copy(image->map, op, low, low + grain < end ? low + grain : end);
+			else if (dice == 2 && op->kind != SIM_ZERO)
+				sim_garble(image->map, low, low + grain < size ? low + grain : size, rng);
+		}
 	}
 	return player->pendings;
 }

@@ -1,0 +1,408 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The order of writes with several threads and the checkpoint's beside them, on every way of finding pages (test 13 of
+ * the plan): order_monitor.h looks at each. And the folder: its entry is on the device before anything is acknowledged,
+ * also where the process that made the file was killed in between.
+ *
+ *   FM_ROUNDS   commits of each thread (60)
+ *   FM_SEED     what is done
+ */
+#define _GNU_SOURCE 1
+#include "order_monitor.h"
+
+#define THREADS 3
+#define SLOTS   12
+
+static struct {
+	uint64_t seed, rounds;
+	char *dir, path[300], other[300];
+	struct sim sim;
+	/* of the folder */
+	struct os_calls table;
+	unsigned links, folder_syncs; /* since the last link */
+	bool dies, unsynced, bad;
+	unsigned supers; /* written to a copy */
+	int folder_error;
+} t;
+
+static void *writing(fm_heap *heap, void *p, size_t len)
+{
+	assert_int_equal(fm_will_write(heap, p, len), 0);
+	return p;
+}
+
+/* ---------------------------------------------------------------- threads */
+
+struct worker {
+	pthread_t thread;
+	fm_heap *heap;
+	uint64_t *slots, rng;
+	int failures;
+};
+
+static void *work(void *arg)
+{
+	struct worker *w = arg;
+
+	for (uint64_t i = 0; i < t.rounds; i++) {
+		w->failures += fm_begin(w->heap) != 0;
+		writing(w->heap, w->slots, SLOTS * sizeof(*w->slots));
+		for (unsigned n = (unsigned)proc_below(&w->rng, 3) + 1; n; n--) {
+			uint64_t *slot = &w->slots[proc_below(&w->rng, SLOTS)];
+			size_t size = proc_below(&w->rng, 200) + 8;
+			void *p;
+
+			if (*slot)
+				w->failures += fm_free(fm_at(w->heap, *slot)) != 0;
+			p = fm_malloc(w->heap, size);
+			w->failures += !p;
+			proc_fill(writing(w->heap, p, size), proc_rand(&w->rng), size);
+			*slot = fm_offset_of(w->heap, p);
+		}
+		w->failures += fm_end(w->heap) != 0;
+		w->failures += fm_commit(w->heap) != 0;
+	}
+	return NULL;
+}
+
+static fm_heap *open_it(const char *path, unsigned flags)
+{
+	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30, .journal_max = 1};
+	fm_heap *heap = fm_open(path, FM_ATOMIC | flags, &options);
+
+	if (!heap)
+		fail_msg("%s", fm_last_error());
+	return heap;
+}
+
+static void run_threads(fm_heap *heap)
+{
+	struct worker workers[THREADS];
+
+	for (unsigned i = 0; i < THREADS; i++) {
+		workers[i] = (struct worker){.heap = heap, .rng = t.seed + i};
+		workers[i].slots = fm_calloc(heap, SLOTS, sizeof(uint64_t));
+		assert_non_null(workers[i].slots);
+	}
+	for (unsigned i = 0; i < THREADS; i++)
+		assert_int_equal(pthread_create(&workers[i].thread, NULL, work, &workers[i]), 0);
+	for (unsigned i = 0; i < THREADS; i++) {
+		assert_int_equal(pthread_join(workers[i].thread, NULL), 0);
+		assert_int_equal(workers[i].failures, 0);
+	}
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+}
+
+static void expect_order(const char *way)
+{
+	if (monitor.bad)
+		fail_msg("seed %llu, %s: %llu writes out of order, the first: %s", (unsigned long long)t.seed, way,
+		         (unsigned long long)monitor.bad, monitor.text);
+	assert_true(monitor.applied > 0 && monitor.retired > 0);
+}
+
+static void threads(void **state)
+{
+	const char *way = *state;
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	fm_heap *heap;
+
+	unlink(t.path);
+	setenv("FMALLOC_TRACK", way, 1);
+	sim_rewind(&t.sim, 0);
+	sim_begin(&t.sim);
+	sim_os.sync_us = 1500;
+	monitor_begin();
+	t.sim.watch = monitor_watch;
+	t.sim.is_recording = true;
+	for (unsigned i = 0; i < 3; i++) {
+		heap = open_it(t.path, FM_CREATE);
+		run_threads(heap);
+		assert_int_equal(fm_stats(heap, &stats), 0);
+		assert_true(stats.checkpoints > 0);
+		assert_non_null(fm_malloc(heap, 100000));
+		if (i == 1)
+			assert_int_equal(fm_rollback(heap), 0);
+		assert_int_equal(fm_close(heap), 0);
+	}
+	t.sim.is_recording = false;
+	os = &os_linux;
+	printf("# %s: %u operations, %llu writes applied, %llu records retired, %llu waits\n", way, t.sim.count,
+	       (unsigned long long)monitor.applied, (unsigned long long)monitor.retired,
+	       (unsigned long long)stats.waits);
+	expect_order(way);
+}
+
+/* ---------------------------------------------------------------- no fallocate */
+
+static int cannot_allocate(int fd, uint64_t off, uint64_t len)
+{
+	(void)fd;
+	(void)off;
+	(void)len;
+	return -EOPNOTSUPP;
+}
+
+/* A file system without fallocate: the file grows by writing zeros, around the journal, which others write to. */
+static void without_fallocate(void **state)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	fm_heap *heap;
+
+	(void)state;
+	unlink(t.path);
+	unsetenv("FMALLOC_TRACK");
+	sim_rewind(&t.sim, 0);
+	sim_begin(&t.sim);
+	sim_os.table.allocate = cannot_allocate;
+	sim_os.sync_us = 0;
+	monitor_begin();
+	t.sim.watch = monitor_watch;
+	t.sim.is_recording = true;
+	heap = open_it(t.path, FM_CREATE);
+	for (unsigned i = 0; i < 6; i++) {
+		void *p = fm_malloc(heap, 3 << 20);
+
+		assert_non_null(p);
+		memset(p, (int)i + 1, 100000);
+		assert_int_equal(fm_commit(heap), 0);
+		/* uncommitted: the file grows beside records that are needed */
+		assert_non_null(fm_malloc(heap, 5 << 20));
+	}
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(stats.journal_size > 1 << 20);
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+	t.sim.is_recording = false;
+	os = &os_linux;
+	expect_order("without fallocate");
+	heap = open_it(t.path, 0);
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+}
+
+/* ---------------------------------------------------------------- the folder */
+
+static int link_it(int fd, const char *path)
+{
+	int r = os_linux.link_unnamed(fd, path);
+
+	t.links++;
+	t.folder_syncs = 0;
+	if (t.dies)
+		_exit(7);
+	return r;
+}
+
+static int link_by_name(const char *from, const char *path)
+{
+	t.links++;
+	t.folder_syncs = 0;
+	return os_linux.link_named(from, path);
+}
+
+static int sync_folder(const char *dir)
+{
+	if (t.folder_error)
+		return -t.folder_error;
+	t.folder_syncs++;
+	return os_linux.sync_dir(dir);
+}
+
+/* A copy's superblocks come after a sync of the rest, and its name after them. */
+static bool is_copy(int fd)
+{
+	struct stat st, heap_st;
+
+	return stat(t.path, &heap_st) == 0 && fstat(fd, &st) == 0 && st.st_ino != heap_st.st_ino;
+}
+
+static int write_some(int fd, const void *buf, size_t len, uint64_t off)
+{
+	t.unsynced = t.unsynced || is_copy(fd);
+	return os_linux.pwrite_full(fd, buf, len, off);
+}
+
+static int clone_some(int from, int to, uint64_t off, uint64_t len)
+{
+	t.unsynced = t.unsynced || is_copy(to);
+	return os_linux.clone(from, to, off, len);
+}
+
+static int write_synced(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (is_copy(fd)) {
+		t.bad = t.bad || t.unsynced;
+		t.supers++;
+	}
+	return os_linux.pwrite_sync(fd, buf, len, off);
+}
+
+static int sync_some(int fd)
+{
+	int r = os_linux.sync(fd);
+
+	if (is_copy(fd))
+		t.unsynced = false;
+	return r;
+}
+
+static int no_unnamed(const char *dir, mode_t mode)
+{
+	(void)dir;
+	(void)mode;
+	return -EOPNOTSUPP;
+}
+
+static void the_folder(void **state)
+{
+	fm_heap *heap;
+	pid_t pid;
+	int status;
+
+	(void)state;
+	unsetenv("FMALLOC_TRACK");
+	t.table = os_linux;
+	t.table.link_unnamed = link_it;
+	t.table.link_named = link_by_name;
+	t.table.sync_dir = sync_folder;
+	t.table.pwrite_full = write_some;
+	t.table.pwrite_sync = write_synced;
+	t.table.clone = clone_some;
+	t.table.sync = sync_some;
+	os = &t.table;
+	for (unsigned i = 0; i < 2; i++) {
+		unlink(t.path);
+		unlink(t.other);
+		t.table.create_unnamed = i ? no_unnamed : os_linux.create_unnamed;
+		t.links = 0;
+		heap = open_it(t.path, FM_CREATE);
+		assert_true(t.links == 1 && t.folder_syncs > 0);
+		assert_int_equal(fm_snapshot(heap, t.other), 0);
+		assert_true(t.links == 2 && t.folder_syncs > 0);
+		assert_true(t.supers == 2 * (i + 1) && !t.unsynced && !t.bad);
+		assert_int_equal(fm_close(heap), 0);
+	}
+	t.table.create_unnamed = os_linux.create_unnamed;
+	/* the entry that can't be synced is no entry */
+	unlink(t.path);
+	t.folder_error = EIO;
+	assert_null(fm_open(t.path, FM_ATOMIC | FM_CREATE, NULL));
+	assert_int_equal(errno, EIO);
+	assert_int_equal(access(t.path, F_OK), -1);
+	t.folder_error = 0;
+	/* killed before it was synced: who comes next does it, before he writes */
+	pid = fork();
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		t.dies = true;
+		fm_open(t.path, FM_ATOMIC | FM_CREATE, NULL);
+		_exit(1);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+	assert_int_equal(access(t.path, F_OK), 0);
+	t.folder_syncs = 0;
+	t.folder_error = EIO;
+	assert_null(fm_open(t.path, FM_ATOMIC, NULL));
+	assert_int_equal(errno, EIO);
+	t.folder_error = 0;
+	heap = open_it(t.path, 0);
+	assert_int_equal(t.folder_syncs, 1);
+	assert_int_equal(fm_close(heap), 0);
+	os = &os_linux;
+}
+
+/* ---------------------------------------------------------------- a copy beside commits */
+
+static struct {
+	fm_heap *heap;
+	unsigned pieces, pages; /* written to the copy */
+	uint64_t commits;
+} beside;
+
+static void commit_beside(void)
+{
+	uint64_t *app = (uint64_t *)(void *)((char *)beside.heap->mem + PAGE_SIZE);
+
+	app[0] = app[300] = ++beside.commits;
+	assert_int_equal(fm_commit(beside.heap), 0);
+}
+
+/* The copy is made in pieces; then the pages come that were applied meanwhile. */
+static int write_copy(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (is_copy(fd) && len > 4096 && beside.pieces++ == 1)
+		commit_beside();
+	if (is_copy(fd) && len == 4096 && beside.pages++ == 0)
+		commit_beside();
+	return os_linux.pwrite_full(fd, buf, len, off);
+}
+
+static int cannot_clone(int from, int to, uint64_t off, uint64_t len)
+{
+	(void)from;
+	(void)to;
+	(void)off;
+	(void)len;
+	return -EOPNOTSUPP;
+}
+
+/* What is committed while the file is copied, and while that is copied once more, is in the copy. */
+static void a_copy_catches_up(void **state)
+{
+	const uint64_t *app;
+	fm_heap *copy;
+	void *p;
+
+	(void)state;
+	unlink(t.path);
+	unlink(t.other);
+	t.table = os_linux;
+	t.table.pwrite_full = write_copy;
+	t.table.clone = cannot_clone;
+	os = &t.table;
+	memset(&beside, 0, sizeof(beside));
+	beside.heap = open_it(t.path, FM_CREATE);
+	p = fm_malloc(beside.heap, 3 << 20);
+	assert_non_null(p);
+	memset(p, 1, 3 << 20);
+	assert_int_equal(fm_commit(beside.heap), 0);
+	assert_int_equal(fm_snapshot(beside.heap, t.other), 0);
+	assert_int_equal(beside.commits, 2);
+	copy = open_it(t.other, 0);
+	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
+	assert_true(app[0] == 2 && app[300] == 2);
+	assert_int_equal(fm_check(copy, NULL, NULL), 0);
+	assert_int_equal(fm_close(copy), 0);
+	assert_int_equal(fm_close(beside.heap), 0);
+	os = &os_linux;
+}
+
+static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(uintptr_t)"mprotect",
+	*const pages = (void *)(uintptr_t)"pagemap", *const declared = (void *)(uintptr_t)"declared";
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		{"uffd", threads, NULL, NULL, uffd},
+		{"mprotect", threads, NULL, NULL, granules},
+		{"pagemap", threads, NULL, NULL, pages},
+		{"declared", threads, NULL, NULL, declared},
+		cmocka_unit_test(without_fallocate),
+		cmocka_unit_test(the_folder),
+		cmocka_unit_test(a_copy_catches_up),
+	};
+	int r;
+
+	t.seed = proc_seed();
+	t.rounds = proc_env("FM_ROUNDS", 60);
+	sim_init(&t.sim, 0);
+	t.dir = proc_dir_make();
+	snprintf(t.path, sizeof(t.path), "%s/heap", t.dir);
+	snprintf(t.other, sizeof(t.other), "%s/other", t.dir);
+	r = cmocka_run_group_tests(tests, NULL, NULL);
+	proc_dir_remove(t.dir);
+	sim_drop(&t.sim);
+	return r;
+}
