@@ -213,7 +213,8 @@ bool segment_create(struct heap *heap)
 	r = backing_ensure(heap, metadata_off(segment_no), UNIT_SIZE);
 	if (r)
 		return cannot_grow(heap, r), false;
-	backing_take(heap, metadata_off(segment_no), UNIT_SIZE);
+	if (backing_take(heap, metadata_off(segment_no), UNIT_SIZE))
+		store_prefault(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	store_metadata(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	truth_clear_words(unit_words(heap, segment_no), PAIRS_LEN / 8);
 	directory_reach_to(heap, segment_no);
