@@ -98,6 +98,7 @@ bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
 	waiter->next = gate->waiting;
 	gate->waiting = waiter;
 	gate->asked++;
+	gate->is_shared |= gate->has_committer;
 	while (!waiter->is_done && !leads) {
 		leads = !gate->has_committer && !gate->takers;
 		if (leads)
@@ -111,32 +112,41 @@ bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
 	return leads;
 }
 
-static unsigned asked_now(struct gate *gate)
+static unsigned asked_now(struct gate *gate, bool *is_shared)
 {
 	unsigned asked;
 
 	pthread_mutex_lock(&gate->mutex);
 	asked = gate->asked;
+	*is_shared = gate->is_shared;
 	pthread_mutex_unlock(&gate->mutex);
 	return asked;
 }
 
+static void expect(struct gate *gate, unsigned asked)
+{
+	gate->expected = asked;
+	gate->met = 0;
+	pthread_mutex_lock(&gate->mutex);
+	gate->is_shared = false;
+	pthread_mutex_unlock(&gate->mutex);
+}
+
 void gate_gather(struct gate *gate)
 {
-	unsigned asked = asked_now(gate);
+	bool is_shared;
+	unsigned asked = asked_now(gate, &is_shared);
 
 	for (unsigned i = 0; i < GATHER_TRIES && asked < gate->expected; i++) {
 		os->yield();
-		asked = asked_now(gate);
+		asked = asked_now(gate, &is_shared);
 	}
-	/* what was not met is expected no longer; now and then one more is tried */
-	if (asked < gate->expected) {
-		gate->expected = asked;
-		gate->met = 0;
-	} else if (asked > gate->expected || ++gate->met == RAISE_AFTER) {
-		gate->expected = asked + (asked == gate->expected);
-		gate->met = 0;
-	}
+	/* what was not met is expected no longer; now and then one more is tried, if one is there at all: a thread that
+	 * is alone waits for nobody */
+	if (asked != gate->expected)
+		expect(gate, asked);
+	else if (++gate->met >= RAISE_AFTER && is_shared)
+		expect(gate, asked + 1);
 }
 
 struct gate_waiter *gate_group(struct gate *gate)

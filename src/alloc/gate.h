@@ -34,6 +34,7 @@ struct gate {
 	unsigned takers;     /* threads in gate_take: they go first */
 	unsigned expected;   /* the committer's guess of how many threads commit at the same time */
 	unsigned met;        /* times that so many came since it was raised */
+	bool is_shared;      /* a thread asked while another one was at work, since it was raised */
 };
 
 void gate_init(struct gate *gate);

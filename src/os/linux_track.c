@@ -62,7 +62,7 @@ int track_pagemap(void)
 	return out_of_the_way(fd);
 }
 
-int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n)
+int track_scan(int fd, bool is_dense, uint64_t *from, uint64_t to, struct os_range *found, unsigned n)
 {
 	struct scan_region regions[REGIONS];
 	struct scan_arg arg = {
@@ -72,10 +72,12 @@ int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsi
 		.end = to,
 		.vec = (uintptr_t)regions,
 		.vec_len = n < REGIONS ? n : REGIONS,
-		/* not CATEGORY_FILE: the kernel would look at each page's descriptor, 36 ns instead of 2 [measured] */
+		/* not CATEGORY_FILE: the kernel would look at each page's descriptor, 36 ns instead of 2 [measured].
+		 * For exactly WRITTEN and nothing else it has a loop of its own: 0.8 to 1 ns. There an entry of the page
+		 * table that was never used counts as written, until the scan marks it */
 		.category_mask = CATEGORY_WRITTEN,
-		.category_anyof_mask = CATEGORY_PRESENT | CATEGORY_SWAPPED,
-		.return_mask = CATEGORY_PRESENT,
+		.category_anyof_mask = is_dense ? 0 : CATEGORY_PRESENT | CATEGORY_SWAPPED,
+		.return_mask = is_dense ? CATEGORY_WRITTEN : CATEGORY_PRESENT,
 	};
 	int r;
 
@@ -102,7 +104,7 @@ static int probe_scan(void *at, uint64_t len)
 
 	if (fd < 0)
 		return fd;
-	r = track_scan(fd, &from, (uintptr_t)at + len, &range, 1);
+	r = track_scan(fd, false, &from, (uintptr_t)at + len, &range, 1);
 	close(fd);
 	return r < 0 ? r : 0;
 }

@@ -12,7 +12,7 @@ int out_of_the_way(int fd);
 
 int track_watch(void *at, uint64_t len);
 int track_pagemap(void);
-int track_scan(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n);
+int track_scan(int fd, bool is_dense, uint64_t *from, uint64_t to, struct os_range *found, unsigned n);
 int track_private_pages(int fd, uint64_t from, unsigned n, uint8_t *is_private);
 int track_on_fault(os_fault_handler *handler);
 uint64_t track_memory_limit(void);

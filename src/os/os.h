@@ -91,10 +91,12 @@ struct os_calls {
 	int (*watch)(void *at, uint64_t len);                          /* fd: stores into the range are noted from now
 	                                                                  on; as long as it is open */
 	int (*pagemap)(void);                                          /* fd for the next two */
-	int (*scan)(int fd, uint64_t *from, uint64_t to, struct os_range *found, unsigned n); /* ranges of pages that
-	                                                                  may have been written since they were found
-	                                                                  last: how many; *from is moved to where the
-	                                                                  scan ended */
+	int (*scan)(int fd, bool is_dense, uint64_t *from, uint64_t to, struct os_range *found, unsigned n); /* ranges of
+	                                                                  pages that may have been written since they
+	                                                                  were found last: how many; *from is moved to
+	                                                                  where the scan ended. is_dense: twice as fast,
+	                                                                  and pages that nobody touched may be among
+	                                                                  them, each once */
 	int (*private_pages)(int fd, uint64_t from, unsigned n, uint8_t *is_private); /* a byte for each page */
 	int (*on_fault)(os_fault_handler *handler);                    /* for the process; others' faults go on to
 	                                                                  whoever had the signal before */

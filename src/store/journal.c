@@ -12,6 +12,9 @@
 #define EXTENT_MIN   SEGMENT_SIZE
 #define EXTENT_RATIO 3
 
+/* Not before so many times its length was written to it. */
+#define GROW_AFTER 2
+
 /* A new extent is zeroed in pieces of this size. */
 #define ZERO_CHUNK (256 * KIB)
 
@@ -63,6 +66,21 @@ static bool find_room(const struct journal *journal, uint64_t len, uint64_t *at)
 		*at += rest;
 	}
 	return false;
+}
+
+/* Is so much used that it is time for a checkpoint? Needs the lock. */
+static bool is_short(const struct journal *journal)
+{
+	return journal->head - journal->tail > journal->capacity - journal->reserve;
+}
+
+/* Commits went on to `head` while a checkpoint was made that began at `start`: the next one begins while there is
+ * room for twice as much. The later it begins, the fewer times pages are written that change again and again. */
+static void set_reserve(struct journal *journal, uint64_t start)
+{
+	uint64_t capacity = journal->capacity;
+
+	journal->reserve = min_u64(max_u64(2 * (journal->head - start), capacity / 8), capacity / 2);
 }
 
 uint64_t journal_longest(const struct journal *journal)
@@ -138,12 +156,13 @@ static void set_oldest(struct super_rec *rec, uint64_t oldest)
 /* Retire what is applied. J3: the file first, then the superblock, then the space. */
 static int retire(struct journal *journal)
 {
-	uint64_t oldest, tail;
+	uint64_t oldest, tail, start;
 	int r;
 
 	pthread_mutex_lock(&journal->lock);
 	oldest = journal->applied + 1;
 	tail = journal->applied_head;
+	start = journal->head;
 	r = journal->error ? -EIO : 0;
 	pthread_mutex_unlock(&journal->lock);
 	if (r || oldest == journal->oldest)
@@ -165,6 +184,7 @@ static int retire(struct journal *journal)
 	pthread_mutex_lock(&journal->lock);
 	journal->oldest = oldest;
 	journal->tail = tail;
+	set_reserve(journal, start);
 	pthread_cond_broadcast(&journal->changed);
 	pthread_mutex_unlock(&journal->lock);
 	count(&journal->checkpoints, 1);
@@ -289,8 +309,8 @@ void journal_applied(struct journal *journal)
 	pthread_mutex_lock(&journal->lock);
 	journal->applied = journal->commit - 1;
 	journal->applied_head = journal->head;
-	/* half of it is used: the other half is for the commits until the checkpoint is done */
-	is_full = journal->head - journal->tail > journal->capacity / 2;
+	/* what is left is for the commits until the checkpoint is done */
+	is_full = is_short(journal);
 	if (is_full && !journal->is_wanted) {
 		journal->is_wanted = true;
 		pthread_cond_broadcast(&journal->changed);
@@ -311,25 +331,61 @@ void journal_abandon(struct journal *journal)
 
 /* ---------------------------------------------------------------- growing */
 
+/* The commits are faster than the checkpoints, not for the first time, and a worthwhile extent is within the limit. */
+static bool may_grow(struct journal *journal, uint64_t limit)
+{
+	uint64_t written = load_relaxed(&journal->bytes) - journal->bytes_at_growth;
+	bool busy;
+
+	pthread_mutex_lock(&journal->lock);
+	busy = is_short(journal);
+	pthread_mutex_unlock(&journal->lock);
+	return busy && written >= GROW_AFTER * journal->capacity && limit >= journal->capacity + journal->capacity / 2;
+}
+
+/* Which of the superblock's extents the new one becomes: the next, or if all are taken it replaces the smallest behind
+ * the header's; that one's segments stay reserved until the heap is closed. */
+static unsigned place_of_new(const struct journal *journal)
+{
+	unsigned smallest = 1;
+
+	if (journal->extents < JOURNAL_EXTENTS)
+		return journal->extents;
+	for (unsigned i = 2; i < JOURNAL_EXTENTS; i++)
+		if (journal->extent[i].len < journal->extent[smallest].len)
+			smallest = i;
+	return smallest;
+}
+
+/* Bytes that the journal may have beside the heap's, whose segments may lie behind extents. */
+static uint64_t limit_of(const struct journal *journal)
+{
+	uint64_t size = journal->store->size;
+
+	for (unsigned i = 1; i < journal->extents; i++)
+		if (journal->extent[i].off < journal->store->size)
+			size -= min_u64(journal->extent[i].len, size);
+	return min_u64(journal->limit, max_u64(size, EXTENT_MIN));
+}
+
 bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longest)
 {
 	struct store *store = journal->store;
 	/* what is left at the end of each extent may be lost */
-	uint64_t need = total + (journal->extents + 1) * longest;
-	bool must = need > journal->capacity || longest > journal_longest(journal);
-	uint64_t want, limit = min_u64(journal->limit, max_u64(store->size, EXTENT_MIN));
-	bool busy;
+	uint64_t need = total + (journal->extents + 1) * longest, capacity = journal->capacity;
+	bool must = need > capacity || longest > journal_longest(journal);
+	unsigned place = place_of_new(journal);
+	uint64_t stays = capacity - (place < journal->extents ? journal->extent[place].len : 0);
+	uint64_t want, limit = limit_of(journal);
 
-	pthread_mutex_lock(&journal->lock);
-	busy = journal->head - journal->tail > journal->capacity / 2;
-	pthread_mutex_unlock(&journal->lock);
-	if (!must && (!busy || journal->capacity >= limit))
+	if (!must && !may_grow(journal, limit))
 		return false;
 	if ((journal->extents == JOURNAL_EXTENTS && !must) || store->reserved_extents == RESERVED_EXTENTS)
 		return false;
-	want = max_u64(EXTENT_MIN, min_u64(journal->capacity * EXTENT_RATIO, limit));
+	want = limit > capacity ? max_u64(EXTENT_MIN, min_u64(capacity * EXTENT_RATIO, limit - capacity)) : EXTENT_MIN;
 	if (must)
-		want = max_u64(want, need);
+		/* one extent more, whose end may be lost too; doubled at least, for there are few places */
+		want = max_u64(max_u64(want, longest), max_u64(capacity, need + longest > stays ? need + longest - stays : 0));
 	want = round_up(want, SEGMENT_SIZE);
 	if (journal->plan.len >= want)
 		return true;
@@ -380,20 +436,6 @@ static int make_extent(struct journal *journal)
 	return r ? journal_poison(journal, EIO) : 0;
 }
 
-/* Which of the superblock's extents the new one becomes: the next, or if all are taken it replaces the smallest behind
- * the header's; that one's segments stay reserved until the heap is closed. */
-static unsigned place_of_new(const struct journal *journal)
-{
-	unsigned smallest = 1;
-
-	if (journal->extents < JOURNAL_EXTENTS)
-		return journal->extents;
-	for (unsigned i = 2; i < JOURNAL_EXTENTS; i++)
-		if (journal->extent[i].len < journal->extent[smallest].len)
-			smallest = i;
-	return smallest;
-}
-
 static void add_extent(struct super_rec *rec, uint64_t journal_address)
 {
 	const struct journal *journal = (const struct journal *)(uintptr_t)journal_address;
@@ -421,7 +463,9 @@ int journal_grow(struct journal *journal)
 	else
 		journal->capacity -= journal->extent[place].len;
 	journal->extent[place] = journal->plan;
+	journal->bytes_at_growth = load_relaxed(&journal->bytes);
 	journal->capacity += journal->plan.len;
+	journal->reserve = journal->capacity / 2;
 	journal->head = journal->applied_head = journal->tail = 0;
 	pthread_mutex_unlock(&journal->lock);
 	journal->plan.len = 0;
@@ -449,6 +493,7 @@ int journal_shrink(struct journal *journal, uint64_t used)
 		return is_harmless(r) ? r : journal_poison(journal, EIO);
 	journal->extents = 1;
 	journal->capacity = journal->extent[0].len;
+	journal->reserve = journal->capacity / 2;
 	journal->head = journal->applied_head = journal->tail = 0;
 	return 0;
 }
@@ -465,6 +510,7 @@ static void load_extents(struct journal *journal)
 		journal->extent[journal->extents++] = *e;
 		journal->capacity += e->len;
 	}
+	journal->reserve = journal->capacity / 2;
 }
 
 int journal_open(struct journal *journal, struct store *store, uint64_t limit, uint64_t floor, bool with_thread)

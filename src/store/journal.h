@@ -30,6 +30,7 @@ struct journal {
 	uint64_t limit;        /* bytes to grow to, of itself */
 	uint64_t floor;        /* extents lie behind it: the heap's max_size, 0 if it has none of its own. The heap would
 	                          else have to grow over them, beyond what it was allowed */
+	uint64_t bytes_at_growth; /* `bytes` when it grew last */
 	struct extent_rec plan; /* reserved for the next extent; len 0: none. Needs heap->lock to be made */
 	bool must_sync;        /* atomic: the file grew since it was synced last: J6 */
 
@@ -39,6 +40,7 @@ struct journal {
 	pthread_cond_t changed;
 	uint64_t capacity;
 	uint64_t head, applied_head, tail;
+	uint64_t reserve;      /* when less is free, it is time for a checkpoint */
 	uint64_t commit;       /* the next one's number */
 	uint64_t applied;      /* number of the last one that is applied in full */
 	uint64_t oldest;

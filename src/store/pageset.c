@@ -125,6 +125,15 @@ uint64_t pageset_next(const struct pageset *set, uint64_t from)
 	}
 }
 
+unsigned pageset_count(const struct pageset *set, uint64_t from, uint64_t to)
+{
+	unsigned n = 0;
+
+	for (uint64_t w = from / 64; w < to / 64; w++)
+		n += (unsigned)__builtin_popcountll(set->words[w]);
+	return n;
+}
+
 bool pageset_has(const struct pageset *set, uint64_t page)
 {
 	return page < set->pages && set->words[page / 64] >> page % 64 & 1;

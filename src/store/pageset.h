@@ -34,6 +34,9 @@ void pageset_remove(struct pageset *set, uint64_t page);
 /* The first page of the set at or after `from`, or UINT64_MAX. */
 uint64_t pageset_next(const struct pageset *set, uint64_t from);
 
+/* How many of [from, to), multiples of 64, are in the set. */
+unsigned pageset_count(const struct pageset *set, uint64_t from, uint64_t to);
+
 bool pageset_has(const struct pageset *set, uint64_t page);
 
 #endif

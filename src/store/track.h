@@ -47,6 +47,8 @@ struct track {
 	struct pageset noted;  /* added to at any time: granules written, pages declared */
 	struct pageset metadata; /* declared: pages that are the allocator's; */
 	struct pageset always;   /* those among them that can't be protected */
+	struct pageset seen;   /* uffd: pages that were found, in ranges that are not dense; */
+	struct pageset dense;  /* of which 2 MiB most pages were found, by number of the range */
 	bool drops_unchanged;  /* a page found unchanged is better dropped than kept */
 	bool checks;           /* declared: every private page is compared, for debugging */
 	uint64_t undeclared;   /* and this is the first byte that was changed without a declaration */

@@ -1,7 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Written pages by userfaultfd and PAGEMAP_SCAN. The reservation is registered and nothing is protected at first:
- * a page is protected by the scan that finds it, be it that it was written or only read. Measured: 1.2 to 2 ns for each resident page and commit; 1 us for the first store into a protected page.
+ * a page is protected by the scan that finds it, be it that it was written or only read.
+ *
+ * The kernel looks at each entry of a page table that exists, 2 MiB of the heap: 2 ns each. A *dense* range, most of
+ * whose pages were found by now, is scanned in a faster way, 0.8 to 1 ns, which in turn finds those of its pages
+ * that nobody touched, each once: then they are compared for nothing, and read in where they were not yet. The
+ * first store into a protected page costs 1 us. [measured on Linux 6.18]
  */
 #include "track.h"
 
@@ -12,6 +17,24 @@
 
 #define RANGES 256
 
+/* Pages in a page table, of 4 KiB, and so many of them make it dense: the others are few. */
+#define RANGE_PAGES UINT64_C(512)
+#define DENSE_PAGES (RANGE_PAGES * 7 / 8)
+
+static int make_sets(struct track *track)
+{
+	uint64_t pages = track->store->reserved / LENGTH_PAGE;
+	int r = pageset_make(&track->seen, pages);
+
+	return r ? r : pageset_make(&track->dense, pages / RANGE_PAGES);
+}
+
+static void drop_sets(struct track *track)
+{
+	pageset_drop(&track->seen);
+	pageset_drop(&track->dense);
+}
+
 static int open_watch(struct track *track)
 {
 	struct store *store = track->store;
@@ -21,42 +44,78 @@ static int open_watch(struct track *track)
 	if (track->watch_fd < 0)
 		return track->watch_fd;
 	track->watch_id = track_id_of(track->watch_fd);
-	r = track_open_pagemap(track);
-	if (r)
-		os->close(track->watch_fd);
+	r = make_sets(track);
+	if (!r)
+		r = track_open_pagemap(track);
+	if (!r)
+		return 0;
+	drop_sets(track);
+	os->close(track->watch_fd);
 	return r;
 }
 
 static void close_watch(struct track *track)
 {
+	drop_sets(track);
 	track_close_pagemap(track);
 	if (store_is_file(&track->watch_id, track->watch_fd))
 		os->close(track->watch_fd);
 }
 
+/* Pages [from, to) were found outside of the dense ranges: has one of theirs become dense? */
+static void note_seen(struct track *track, uint64_t from, uint64_t to)
+{
+	if (!pageset_add(&track->seen, from, to))
+		return;
+	for (uint64_t range = from / RANGE_PAGES; range * RANGE_PAGES < to; range++)
+		if (pageset_count(&track->seen, range * RANGE_PAGES, (range + 1) * RANGE_PAGES) >= DENSE_PAGES)
+			pageset_add(&track->dense, range, range + 1);
+}
+
+/* The end of the run of ranges that are dense, or not, like that of `page`. */
+static uint64_t run_end(const struct track *track, uint64_t page, uint64_t end, bool is_dense)
+{
+	uint64_t range = page / RANGE_PAGES;
+
+	do
+		range++;
+	while (range * RANGE_PAGES < end && pageset_has(&track->dense, range) == is_dense);
+	return min_u64(range * RANGE_PAGES, end);
+}
+
+/* Find in pages [*page, to) until *page. */
+static int scan(struct track *track, uint64_t *page, uint64_t to, bool is_dense)
+{
+	uint64_t base = (uintptr_t)track->store->base, from = base + *page * LENGTH_PAGE, before = from;
+	struct os_range ranges[RANGES];
+	int n = os->scan(track->pagemap_fd, is_dense, &from, base + to * LENGTH_PAGE, ranges, RANGES);
+
+	if (n < 0)
+		return n;
+	for (int i = 0; i < n; i++) {
+		uint64_t start = (ranges[i].start - base) / LENGTH_PAGE, end = (ranges[i].end - base) / LENGTH_PAGE;
+
+		pageset_add(&track->found, start, end);
+		if (!is_dense)
+			note_seen(track, start, end);
+	}
+	*page = (from - base) / LENGTH_PAGE;
+	return from > before ? 0 : -EIO; /* no progress: not what the interface promises */
+}
+
 static int find(struct track *track)
 {
-	const struct store *store = track->store;
-	uint64_t base = (uintptr_t)store->base, from = base, end = base + load_relaxed(&store->size);
-	struct os_range ranges[RANGES];
+	uint64_t end = round_up(load_relaxed(&track->store->size), os->page_size()) / LENGTH_PAGE, page = 0;
 	int r = track_check_pagemap(track);
 
-	if (r)
-		return r;
-	end = round_up(end, os->page_size());
-	while (from < end) {
-		uint64_t before = from;
-		int n = os->scan(track->pagemap_fd, &from, end, ranges, RANGES);
+	while (!r && page < end) {
+		bool is_dense = pageset_has(&track->dense, page / RANGE_PAGES);
+		uint64_t to = run_end(track, page, end, is_dense);
 
-		if (n < 0)
-			return n;
-		for (int i = 0; i < n; i++)
-			pageset_add(&track->found, (ranges[i].start - base) / LENGTH_PAGE,
-			            (ranges[i].end - base) / LENGTH_PAGE);
-		if (from <= before)
-			return -EIO; /* no progress: not what the interface promises */
+		while (!r && page < to)
+			r = scan(track, &page, to, is_dense);
 	}
-	return 0;
+	return r;
 }
 
 static int extended(struct track *track, uint64_t from, uint64_t to)
