@@ -39,9 +39,13 @@ static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, s
 		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
 	if (class_no != NO_CLASS)
 		return alloc_slot(heap, tcache, class_no, alignment <= 8);
-	p = tcache ? large_alloc_near(heap, &tcache->near, size, alignment, is_zero) : NULL;
-	if (p)
-		return p;
+	if (likely(tcache != NULL)) {
+		tcache_begin_units(tcache);
+		p = large_alloc_near(heap, &tcache->near, size, alignment, is_zero);
+		tcache_end_units(tcache);
+		if (p)
+			return p;
+	}
 	heap_lock(heap);
 	p = large_alloc(heap, tcache ? &tcache->near : NULL, size, alignment, is_zero);
 	heap_unlock(heap);
@@ -197,10 +201,20 @@ static bool free_slot(struct heap *heap, uint64_t off)
 
 bool alloc_free_run(struct heap *heap, struct tcache *tcache, struct unit *unit)
 {
-	if (!large_free_run(heap, tcache ? &tcache->near : NULL, unit))
-		return false;
-	giveback_note(heap);
-	return true;
+	bool done;
+
+	if (likely(tcache != NULL)) {
+		tcache_begin_units(tcache);
+		done = large_free_run(heap, &tcache->near, unit);
+		tcache_end_units(tcache);
+	} else {
+		heap_lock(heap);
+		done = large_free_run(heap, NULL, unit);
+		heap_unlock(heap);
+	}
+	if (done)
+		giveback_note(heap);
+	return done;
 }
 
 int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)

@@ -347,7 +347,7 @@ static void renew_locks(struct heap *heap)
 static void forget_derived(struct heap *heap)
 {
 	free_tables(heap);
-	heap->is_scanned = heap->rests = false;
+	heap->is_scanned = heap->rests = heap->is_copied = false;
 	heap->covered = heap->free_hint = heap->examine_cursor = heap->buckets_used = heap->stale = 0;
 	memset(heap->directory_segment, 0, sizeof(heap->directory_segment));
 	memset(heap->bucket, 0, sizeof(heap->bucket));

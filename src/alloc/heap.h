@@ -129,6 +129,7 @@ struct heap {
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
+	bool is_copied;             /* atomic: nobody takes or releases units without the lock (owner.h) */
 	uint64_t stale;             /* atomic: segments in which units were released since they got their bucket */
 	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
 	uint32_t releases;          /* atomic: of units, since opening; a hint */

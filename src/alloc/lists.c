@@ -106,6 +106,14 @@ void owned_remove(struct tcache *tcache, struct unit *slab)
 	tcache->owned_units -= slab->units;
 }
 
+void owned_release(struct tcache *tcache, struct unit *slab)
+{
+	owned_remove(tcache, slab);
+	tcache_begin_units(tcache);
+	slab_release(tcache->heap, &tcache->near, slab);
+	tcache_end_units(tcache);
+}
+
 /* Empty slabs that a cache may keep: enough that a program that frees all and allocates anew makes no slabs,
  * little beside what it has. */
 static uint64_t kept_max(const struct tcache *tcache)
@@ -115,8 +123,6 @@ static uint64_t kept_max(const struct tcache *tcache)
 
 void slab_changed(struct tcache *tcache, struct unit *slab)
 {
-	struct heap *heap = tcache->heap;
-
 	if (slab->alarm == ALARM_NEVER || slab->alarm == ALARM_KEPT)
 		return;
 	if (slab->empty != slab_all_words(slab)) {
@@ -130,9 +136,8 @@ void slab_changed(struct tcache *tcache, struct unit *slab)
 		kept_push(tcache, slab);
 		return;
 	}
-	owned_remove(tcache, slab);
-	slab_release(heap, &tcache->near, slab);
-	giveback_note(heap);
+	owned_release(tcache, slab);
+	giveback_note(tcache->heap);
 }
 
 struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)

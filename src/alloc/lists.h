@@ -12,6 +12,9 @@
 void owned_push(struct tcache *tcache, struct unit *slab);
 void owned_remove(struct tcache *tcache, struct unit *slab);
 
+/* The own empty slab's units are free. With or without the lock. */
+void owned_release(struct tcache *tcache, struct unit *slab);
+
 /* Take a kept slab of the class; NULL if there is none. */
 struct unit *kept_take(struct tcache *tcache, unsigned class_no);
 

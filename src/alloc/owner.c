@@ -8,6 +8,7 @@
 #include "pool.h"
 #include "segment.h"
 
+#include <sched.h>
 #include <string.h>
 
 #define GENERATION_SHIFT 48
@@ -148,6 +149,40 @@ static void inbox_drain(struct tcache *tcache)
 	}
 }
 
+/* ---------------------------------------------------------------- units without the lock */
+
+/* is_busy before the look at is_copied, and is_copied before the look at is_busy, are a Dekker pair. */
+void tcache_begin_units(struct tcache *tcache)
+{
+	struct heap *heap = tcache->heap;
+
+	store_seq(&tcache->is_busy, true);
+	while (unlikely(load_seq(&heap->is_copied))) {
+		store_seq(&tcache->is_busy, false);
+		heap_lock(heap);
+		heap_unlock(heap);
+		store_seq(&tcache->is_busy, true);
+	}
+}
+
+void tcache_end_units(struct tcache *tcache)
+{
+	store_release(&tcache->is_busy, false); /* pairs with the load in owner_hold_units */
+}
+
+void owner_hold_units(struct heap *heap)
+{
+	store_seq(&heap->is_copied, true);
+	for (struct tcache *tcache = heap->caches; tcache; tcache = tcache->heap_next)
+		while (load_seq(&tcache->is_busy))
+			sched_yield();
+}
+
+void owner_release_units(struct heap *heap)
+{
+	store_seq(&heap->is_copied, false);
+}
+
 /* ---------------------------------------------------------------- allocating behind the window */
 
 static void release_kept(struct tcache *tcache)
@@ -158,10 +193,23 @@ static void release_kept(struct tcache *tcache)
 		tcache->kept = slab->next;
 		slab->next = NULL;
 		slab->alarm = ALARM_ALWAYS;
-		owned_remove(tcache, slab);
-		slab_release(tcache->heap, &tcache->near, slab);
+		owned_release(tcache, slab);
 	}
 	tcache->kept_units = 0;
+}
+
+static struct unit *make_near(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	struct unit *slab = NULL;
+	uint64_t unit_no;
+
+	tcache_begin_units(tcache);
+	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
+	if (unit_no)
+		slab = slab_make(heap, unit_no, class_no, tcache->id);
+	tcache_end_units(tcache);
+	return slab;
 }
 
 /* A slab in a segment that the cache knows, of units that were used before; NULL if there are none, or there are slabs
@@ -170,20 +218,17 @@ static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
 {
 	struct heap *heap = tcache->heap;
 	struct unit *slab;
-	uint64_t unit_no;
 
 	if (load_relaxed(&heap->unowned[class_no]))
 		return NULL;
-	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
-	if (unit_no == 0 && tcache->kept) {
+	slab = make_near(tcache, class_no);
+	if (!slab && tcache->kept) {
 		release_kept(tcache);
 		giveback_note(heap);
-		unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
+		slab = make_near(tcache, class_no);
 	}
-	if (unit_no == 0)
-		return NULL;
-	slab = slab_make(heap, unit_no, class_no, tcache->id);
-	owned_push(tcache, slab);
+	if (slab)
+		owned_push(tcache, slab);
 	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	return slab;
 }
@@ -344,8 +389,7 @@ bool tcache_release_empty(struct tcache *tcache)
 			continue;
 		slab->alarm = ALARM_ALWAYS;
 		window_clear(tcache, c);
-		owned_remove(tcache, slab);
-		slab_release(heap, &tcache->near, slab);
+		owned_release(tcache, slab);
 		any = true;
 	}
 	if (any)

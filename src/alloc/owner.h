@@ -71,6 +71,7 @@ struct tcache {
 	struct unit *owned;            /* all slabs */
 	uint64_t owned_units;
 	struct near near;              /* where it takes units first */
+	bool is_busy;                  /* atomic: is taking or releasing units without the lock */
 	uint64_t inbox;                /* atomic: slabs with remote frees; 16 bits generation, 48 bits address */
 	struct tcache *heap_next, *heap_prev; /* heap->caches */
 	struct thread *thread;
@@ -116,6 +117,16 @@ void tcache_leave_all(struct heap *heap);
 
 /* All caches forget the heap, and what they own in it: it is not what it was. Needs membership and heap->lock. */
 void tcache_discard_all(struct heap *heap);
+
+/* Around taking or releasing units without the lock, what the file says of them included; or with it. Whoever copies the
+ * file waits until no thread is at it, with the lock held, so nothing between the two may wait for the lock. */
+void tcache_begin_units(struct tcache *tcache);
+void tcache_end_units(struct tcache *tcache);
+
+/* Units and segments stay what they are in the file, until they may change again. Both need heap->lock, held all the
+ * time between. */
+void owner_hold_units(struct heap *heap);
+void owner_release_units(struct heap *heap);
 
 /* Take a slot of `window`, which is of `tcache`, for *p; false if it has none. Keeps S1 and S2: the thread owns the
  * word, and so live and remote are both 0 where live is. */

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include "../alloc/owner.h"
 #include "../base/status.h"
 #include "registry.h"
 #include "target.h"
@@ -24,7 +25,9 @@ int fm_copy_fd(fm_heap *handle, int fd)
 		return fail(EROFS, "the heap is open for reading only");
 	/* units and segments stay what they are; single slots may come and go */
 	heap_lock(heap);
+	owner_hold_units(heap);
 	r = store_copy(&heap->store, fd);
+	owner_release_units(heap);
 	heap_unlock(heap);
 	return r ? fail(-r, "copying the heap:") : 0;
 }

@@ -134,7 +134,7 @@ static void *allocate_on(void *arg)
 		uint64_t number = proc_rand(&random), i = number % 200;
 
 		fm_free(mine[i]);
-		mine[i] = fm_malloc(arg, number >> 20 & (number % 16 ? 0x3ff : 0x3ffff));
+		mine[i] = fm_malloc(arg, number >> 20 & (number % 16 ? 0x3ff : 0x1fffff));
 	}
 	for (unsigned i = 0; i < 200; i++)
 		fm_free(mine[i]);
