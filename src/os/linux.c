@@ -3,6 +3,7 @@
  * The table of system calls on Linux.
  */
 #define _GNU_SOURCE
+#include "linux_memory.h"
 #include "linux_track.h"
 
 #include <errno.h>
@@ -16,7 +17,6 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -27,12 +27,6 @@
 
 #ifndef FALLOC_FL_UNSHARE_RANGE
 #define FALLOC_FL_UNSHARE_RANGE 0x40
-#endif
-#ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23
-#endif
-#ifndef MADV_WIPEONFORK
-#define MADV_WIPEONFORK 18
 #endif
 
 const struct os_calls *os = &os_linux;
@@ -361,98 +355,11 @@ static int linux_clone_file(int to, int from)
 	return result_of(ioctl(to, FICLONE, from));
 }
 
-static int linux_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result)
-{
-	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | (replace ? MAP_FIXED : 0), fd, 0);
-
-	if (p == MAP_FAILED)
-		return -errno;
-	*result = p;
-	return 0;
-}
-
 static int linux_clone(int from, int to, uint64_t off, uint64_t len)
 {
 	struct file_clone_range range = {.src_fd = from, .src_offset = off, .src_length = len, .dest_offset = off};
 
 	return result_of(ioctl(to, FICLONERANGE, &range));
-}
-
-static int linux_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result)
-{
-	/* NORESERVE: what is written is copied page by page, and is not the whole reservation */
-	void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | (replace ? MAP_FIXED : 0), fd, 0);
-
-	if (p == MAP_FAILED)
-		return -errno;
-	*result = p;
-	return 0;
-}
-
-static int linux_map_private(int fd, void *at, uint64_t len)
-{
-	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
-
-	return mmap(at, len, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED ? -errno : 0;
-}
-
-static int linux_move_memory(void *from, void *at, uint64_t len)
-{
-	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED ? -errno : 0;
-}
-
-static int linux_reserve_memory(uint64_t len, void **result)
-{
-	void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (p == MAP_FAILED)
-		return -errno;
-	*result = p;
-	return 0;
-}
-
-static int linux_protect(void *at, uint64_t len, bool readable, bool writable)
-{
-	int protection = (readable ? PROT_READ : PROT_NONE) | (writable ? PROT_WRITE : PROT_NONE);
-
-	return result_of(mprotect(at, len, protection));
-}
-
-static int linux_unmap(void *at, uint64_t len)
-{
-	return result_of(munmap(at, len));
-}
-
-static int linux_advise(void *at, uint64_t len, enum os_advice advice)
-{
-	static const int value[] = {
-		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
-		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
-		[OS_DONT_DUMP] = MADV_DONTDUMP,
-		[OS_DROP] = MADV_DONTNEED,
-	};
-
-	int r = result_of(madvise(at, len, value[advice]));
-
-	/* a program that locks its memory (mlockall) */
-	if (r == -EINVAL && advice == OS_DROP)
-		r = result_of(madvise(at, len, MADV_DONTNEED_LOCKED));
-	return r;
-}
-
-static int linux_is_cached(void *at, uint64_t len)
-{
-	unsigned char in_memory[16];
-	size_t pages = (len + (size_t)sysconf(_SC_PAGESIZE) - 1) / (size_t)sysconf(_SC_PAGESIZE);
-
-	if (pages > sizeof(in_memory))
-		return -EINVAL;
-	if (mincore(at, len, in_memory) < 0)
-		return -errno;
-	for (size_t i = 0; i < pages; i++)
-		if (in_memory[i] & 1)
-			return 1;
-	return 0;
 }
 
 static int linux_boot_id(uint8_t id[16])
@@ -578,15 +485,15 @@ const struct os_calls os_linux = {
 	.clone = linux_clone,
 	.next_hole = linux_next_hole,
 	.clone_file = linux_clone_file,
-	.reserve_file = linux_reserve_file,
-	.reserve_private = linux_reserve_private,
-	.reserve_memory = linux_reserve_memory,
-	.map_private = linux_map_private,
-	.move_memory = linux_move_memory,
-	.protect = linux_protect,
-	.unmap = linux_unmap,
-	.advise = linux_advise,
-	.is_cached = linux_is_cached,
+	.reserve_file = memory_reserve_file,
+	.reserve_private = memory_reserve_private,
+	.reserve_memory = memory_reserve,
+	.map_private = memory_map_private,
+	.move_memory = memory_move,
+	.protect = memory_protect,
+	.unmap = memory_unmap,
+	.advise = memory_advise,
+	.is_cached = memory_is_cached,
 	.watch = track_watch,
 	.pagemap = track_pagemap,
 	.scan = track_scan,

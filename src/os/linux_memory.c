@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Address space and the pages in it.
+ */
+#define _GNU_SOURCE
+#include "linux_memory.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+#ifndef MADV_WIPEONFORK
+#define MADV_WIPEONFORK 18
+#endif
+
+static int result_of(int r)
+{
+	return r < 0 ? -errno : r;
+}
+
+int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | (replace ? MAP_FIXED : 0), fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
+int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	/* NORESERVE: what is written is copied page by page, and is not the whole reservation */
+	void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | (replace ? MAP_FIXED : 0), fd, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
+int memory_map_private(int fd, void *at, uint64_t len)
+{
+	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;
+
+	return mmap(at, len, PROT_READ | PROT_WRITE, flags, fd, 0) == MAP_FAILED ? -errno : 0;
+}
+
+int memory_move(void *from, void *at, uint64_t len)
+{
+	return mremap(from, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED ? -errno : 0;
+}
+
+int memory_reserve(uint64_t len, void **result)
+{
+	void *p = mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED)
+		return -errno;
+	*result = p;
+	return 0;
+}
+
+int memory_protect(void *at, uint64_t len, bool readable, bool writable)
+{
+	int protection = (readable ? PROT_READ : PROT_NONE) | (writable ? PROT_WRITE : PROT_NONE);
+
+	return result_of(mprotect(at, len, protection));
+}
+
+int memory_unmap(void *at, uint64_t len)
+{
+	return result_of(munmap(at, len));
+}
+
+int memory_advise(void *at, uint64_t len, enum os_advice advice)
+{
+	static const int value[] = {
+		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
+		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
+		[OS_DONT_DUMP] = MADV_DONTDUMP,
+		[OS_DROP] = MADV_DONTNEED,
+	};
+
+	int r = result_of(madvise(at, len, value[advice]));
+
+	/* a program that locks its memory (mlockall) */
+	if (r == -EINVAL && advice == OS_DROP)
+		r = result_of(madvise(at, len, MADV_DONTNEED_LOCKED));
+	return r;
+}
+
+int memory_is_cached(void *at, uint64_t len)
+{
+	unsigned char in_memory[16];
+	size_t pages = (len + (size_t)sysconf(_SC_PAGESIZE) - 1) / (size_t)sysconf(_SC_PAGESIZE);
+
+	if (pages > sizeof(in_memory))
+		return -EINVAL;
+	if (mincore(at, len, in_memory) < 0)
+		return -errno;
+	for (size_t i = 0; i < pages; i++)
+		if (in_memory[i] & 1)
+			return 1;
+	return 0;
+}
