@@ -110,11 +110,7 @@ static void end_pause(struct heap *heap)
 static int prepare(struct heap *heap, bool *changed)
 {
 	struct atomic *atomic = heap->store.atomic;
-	int r;
-
-	/* so that closing, which looks at the commit alone, finds segments without objects free */
-	units_settle(heap);
-	r = heap->gate.is_canceled ? -ECANCELED : atomic_prepare(atomic, changed);
+	int r = heap->gate.is_canceled ? -ECANCELED : atomic_prepare(atomic, changed);
 
 	if (!r && *changed && atomic->is_large) {
 		r = atomic_write_large(atomic);

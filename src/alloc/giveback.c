@@ -124,7 +124,7 @@ static uint64_t punch(struct heap *heap, uint64_t want_len, uint64_t min_len, bo
 	return done;
 }
 
-void giveback_look(struct heap *heap)
+static void look(struct heap *heap)
 {
 	units_settle(heap);
 	if (punch(heap, LOOK_AT_MOST, HOLE_AT_LEAST, true) >= LOOK_AT_MOST)
@@ -134,7 +134,8 @@ void giveback_look(struct heap *heap)
 	store_relaxed(&heap->looked_ms, os->now_ms());
 }
 
-bool giveback_is_due(struct heap *heap)
+/* Is it time for a look? */
+static bool is_due(struct heap *heap)
 {
 	uint32_t releases = load_relaxed(&heap->releases) + 1;
 
@@ -142,6 +143,21 @@ bool giveback_is_due(struct heap *heap)
 	if (heap->decay_ms < 0 || releases % RELEASES_A_LOOK || !giveback_may(heap))
 		return false;
 	return os->now_ms() - load_relaxed(&heap->looked_ms) >= (uint64_t)heap->decay_ms;
+}
+
+void giveback_note(struct heap *heap)
+{
+	bool due = is_due(heap);
+
+	/* an atomic heap finds at closing what a commit says is free: so its empty segments are free ones at once */
+	if (likely(!due && !(heap->store.is_atomic && load_seq(&heap->stale))))
+		return;
+	heap_lock(heap);
+	if (due)
+		look(heap);
+	else
+		units_settle(heap);
+	heap_unlock(heap);
 }
 
 bool giveback_now(struct heap *heap, uint64_t keep_len, uint64_t min_len)

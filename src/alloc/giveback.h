@@ -18,21 +18,8 @@ static inline bool giveback_may(const struct heap *heap)
 	return heap_may_write(heap) && !heap->store.is_atomic;
 }
 
-/* Units were released: is it time for a look? With or without the lock. */
-bool giveback_is_due(struct heap *heap);
-
-/* Look. Needs heap->lock. */
-void giveback_look(struct heap *heap);
-
-/* Both, without the lock. */
-static inline void giveback_note(struct heap *heap)
-{
-	if (unlikely(giveback_is_due(heap))) {
-		heap_lock(heap);
-		giveback_look(heap);
-		heap_unlock(heap);
-	}
-}
+/* Units were released without the lock. */
+void giveback_note(struct heap *heap);
 
 /* Give back blocks of free units, the last ones of the file first, until at most `keep_len` bytes of free space have
  * blocks; holes of less than `min_len` bytes are not made. True if something was given back. Needs heap->lock. */
