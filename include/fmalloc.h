@@ -325,7 +325,7 @@ FM_API char *fm_strndup(fm_heap *heap, const char *s, size_t n);
  * Durable   live heap: at once against a killed process. Atomic heap: with the next fm_commit(). Unlink an
  *           object before freeing it.
  * Threads   any thread, also one that did not allocate it.
- * Cost      no lock and no system call for objects up to 448 KiB that the thread's own slabs hold.
+ * Cost      no lock and no system call for objects up to 448 KiB that the thread's own slabs hold, and mostly up to 4 MiB.
  */
 FM_API int fm_free(void *p);
 
