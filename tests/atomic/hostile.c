@@ -242,10 +242,18 @@ static uint64_t scale(void)
 
 static uint8_t other_value(uint8_t old, unsigned how)
 {
-	static const uint8_t fixed[2] = {0, 0xff};
-
-	return how < 2 ? fixed[how] : how == 2 ? (uint8_t)(old + 1) : how == 3 ? (uint8_t)(old - 1)
-	                                                                       : (uint8_t)(old ^ 1u << (how - 4));
+	switch (how) {
+	case 0:
+		return 0;
+	case 1:
+		return 0xff;
+	case 2:
+		return (uint8_t)(old + 1);
+	case 3:
+		return (uint8_t)(old - 1);
+	default:
+		return (uint8_t)(old ^ 1u << (how - 4));
+	}
 }
 
 static void open_work(uint64_t size)
