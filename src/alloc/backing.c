@@ -108,13 +108,13 @@ static int extend(struct heap *heap, uint64_t end)
 	}
 	if (r)
 		return r;
-	for_units(heap, old, want - old, set_fresh, NULL);
 	if (heap->store.is_ragged) {
-		bool ignored;
-
-		for_units(heap, old, UNIT_SIZE, set_taken, &ignored);
+		for_units(heap, old, UNIT_SIZE, set_backed, NULL);
 		heap->store.is_ragged = false;
+		old = round_up(old + 1, UNIT_SIZE);
 	}
+	if (old < want)
+		for_units(heap, old, want - old, set_fresh, NULL);
 	return 0;
 }
 

@@ -6,6 +6,8 @@
 #include "segment.h"
 #include "units.h"
 
+#include <errno.h>
+
 /* One release in so many asks for the time. */
 #define RELEASES_A_LOOK 16
 
@@ -134,7 +136,12 @@ static void look(struct heap *heap)
 	store_relaxed(&heap->looked_ms, os->now_ms());
 }
 
-/* Is it time for a look? */
+static bool is_time(struct heap *heap)
+{
+	return os->now_ms() - load_relaxed(&heap->looked_ms) >= (uint64_t)heap->decay_ms;
+}
+
+/* Is it time for a look? One release in so many asks. */
 static bool is_due(struct heap *heap)
 {
 	uint32_t releases = load_relaxed(&heap->releases) + 1;
@@ -142,22 +149,25 @@ static bool is_due(struct heap *heap)
 	store_relaxed(&heap->releases, releases); /* that threads overwrite each other's is no harm */
 	if (heap->decay_ms < 0 || releases % RELEASES_A_LOOK || !giveback_may(heap))
 		return false;
-	return os->now_ms() - load_relaxed(&heap->looked_ms) >= (uint64_t)heap->decay_ms;
+	return is_time(heap);
 }
 
 void giveback_note(struct heap *heap)
 {
 	bool due = is_due(heap);
+	int saved = errno;
 
 	/* an atomic heap finds at closing what a commit says is free: so its empty segments are free ones at once */
 	if (likely(!due && !(heap->store.is_atomic && load_seq(&heap->stale))))
 		return;
 	heap_lock(heap);
-	if (due)
+	/* another thread may have looked meanwhile */
+	if (due && is_time(heap))
 		look(heap);
 	else
 		units_settle(heap);
 	heap_unlock(heap);
+	errno = saved;
 }
 
 bool giveback_now(struct heap *heap, uint64_t keep_len, uint64_t min_len)
@@ -189,7 +199,8 @@ bool giveback_tail(struct heap *heap)
 		return false;
 	cut = store_truncate(&heap->store, end) == 0;
 	first = segment_of_unit(end >> UNIT_SHIFT);
-	for (uint64_t s = first; cut && s < heap->covered; s++) {
+	/* by the size: half of the cut may have been done */
+	for (uint64_t s = first; heap->store.size <= end && s < heap->covered; s++) {
 		uint64_t keep = s == first ? low_mask(index_in_segment(end >> UNIT_SHIFT)) : 0;
 
 		fetch_and_seq(&heap->segments[s].backed, keep);

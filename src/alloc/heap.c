@@ -302,6 +302,12 @@ int heap_rest(struct heap *heap)
 		owner_unlock_membership();
 		return 0;
 	}
+	/* or a thread that has units in hand */
+	if (owner_is_busy(heap)) {
+		pthread_mutex_unlock(&heap->lock);
+		owner_unlock_membership();
+		return 0;
+	}
 	tcache_leave_all(heap);
 	giveback_tail(heap);
 	segment_note_full(heap);

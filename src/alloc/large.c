@@ -29,7 +29,7 @@ static uint64_t *head_word(const struct heap *heap, uint64_t unit_no)
 /* Units [from, n) of the run become interior: its head's store makes that count. */
 static void set_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n)
 {
-	describe_interiors(heap, unit_no, n, UNIT_IS_RUN);
+	describe_interiors(heap, unit_no, from, n, UNIT_IS_RUN);
 	for (unsigned i = from; i < n; i++)
 		truth_store(head_word(heap, unit_no) + i, UNIT_INTERIOR);
 }
@@ -56,7 +56,7 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 {
 	uint64_t unit_no = unit_no_of(heap, unit);
 	uint64_t n = units_for(pages), was = run_word(load_relaxed(&unit->pages));
-	unsigned old = unit->units;
+	unsigned old = load_relaxed(&unit->units);
 
 	if (n > RUN_MAX_UNITS)
 		return false;
@@ -72,8 +72,8 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 			units_release(heap, near, unit_no + old, (unsigned)n - old);
 		return false;
 	}
-	store_relaxed(&unit->pages, pages);
 	store_relaxed(&unit->units, (uint8_t)n);
+	store_relaxed(&unit->pages, pages);
 	if (n < old)
 		units_release(heap, near, unit_no + n, old - (unsigned)n);
 	return true;
@@ -201,12 +201,12 @@ void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alig
 bool large_free_run(struct heap *heap, struct near *near, struct unit *unit)
 {
 	uint64_t unit_no = unit_no_of(heap, unit);
-	unsigned n = load_relaxed(&unit->units);
+	uint64_t pages = load_relaxed(&unit->pages);
 
 	/* whoever makes the head say so has the units */
-	if (!truth_replace(head_word(heap, unit_no), run_word(load_relaxed(&unit->pages)), UNIT_FREE))
+	if (!truth_replace(head_word(heap, unit_no), run_word(pages), UNIT_FREE))
 		return false;
-	units_release(heap, near, unit_no, n);
+	units_release(heap, near, unit_no, (unsigned)units_for(pages));
 	return true;
 }
 
@@ -226,5 +226,12 @@ bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_
 
 	if (size > heap->store.reserved)
 		return false;
-	return unit_state(unit) == UNIT_IS_RUN ? run_resize(heap, near, unit, pages) : huge_resize(heap, unit, pages);
+	switch (unit_state(unit)) {
+	case UNIT_IS_RUN:
+		return run_resize(heap, near, unit, pages);
+	case UNIT_IS_HUGE:
+		return huge_resize(heap, unit, pages);
+	default:
+		return false; /* freed by another thread under our hands */
+	}
 }

@@ -170,6 +170,14 @@ void tcache_end_units(struct tcache *tcache)
 	store_release(&tcache->is_busy, false); /* pairs with the load in owner_hold_units */
 }
 
+bool owner_is_busy(const struct heap *heap)
+{
+	for (const struct tcache *tcache = heap->caches; tcache; tcache = tcache->heap_next)
+		if (load_seq(&tcache->is_busy))
+			return true;
+	return false;
+}
+
 void owner_hold_units(struct heap *heap)
 {
 	store_seq(&heap->is_copied, true);

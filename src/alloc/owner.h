@@ -123,6 +123,9 @@ void tcache_discard_all(struct heap *heap);
 void tcache_begin_units(struct tcache *tcache);
 void tcache_end_units(struct tcache *tcache);
 
+/* Is a thread taking or releasing units without the lock? Needs heap->lock. */
+bool owner_is_busy(const struct heap *heap);
+
 /* Units and segments stay what they are in the file, until they may change again. Both need heap->lock, held all the
  * time between. */
 void owner_hold_units(struct heap *heap);

@@ -39,9 +39,9 @@ void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages)
 	store_relaxed(&unit->pages, pages);
 }
 
-void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state)
+void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n, enum unit_state state)
 {
-	for (unsigned i = 1; i < n; i++) {
+	for (unsigned i = from; i < n; i++) {
 		store_relaxed(&heap->units[unit_no + i].back, (uint8_t)i);
 		unit_set_state(&heap->units[unit_no + i], state);
 	}
@@ -131,7 +131,6 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 	fetch_or_seq(&segment->backed, ~free_units); /* used units were backed when they were handed out */
 	describe_units(heap, unit_0, first, UNIT_IS_META);
 	describe_units(heap, unit_0 + first, SEGMENT_UNITS - first, UNIT_IS_FREE);
-	units_offer(heap, segment_no, free_units);
 	for (unsigned u = first; u < SEGMENT_UNITS;) {
 		uint64_t word = truth_load(&words[u]);
 		unsigned n = (unsigned)unit_word_units(word);
@@ -141,15 +140,18 @@ void segment_examine(struct heap *heap, uint64_t segment_no)
 			continue;
 		}
 		if (unit_word_kind(word) == UNIT_SLAB) {
-			describe_interiors(heap, unit_0 + u, n, UNIT_IS_SLAB);
+			describe_interiors(heap, unit_0 + u, 1, n, UNIT_IS_SLAB);
 			slab_describe(heap, unit_0 + u, word);
+			slab_set_owner(&heap->units[unit_0 + u], OWNER_NONE);
 			slab_settle(heap, &heap->units[unit_0 + u]);
 		} else {
-			describe_interiors(heap, unit_0 + u, n, UNIT_IS_RUN);
+			describe_interiors(heap, unit_0 + u, 1, n, UNIT_IS_RUN);
 			run_describe(heap, unit_0 + u, word);
 		}
 		u += n;
 	}
+	/* not before all is described: what threads take then is theirs to describe */
+	units_offer(heap, segment_no, free_units);
 	/* a kill between the last unit's release and the segment's */
 	segment_release_if_empty(heap, segment_no);
 }

@@ -38,6 +38,6 @@ bool unit_word_is_valid(uint64_t word, unsigned u, unsigned first);
 struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t n, enum unit_state state);
 void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages);
 void run_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
-void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned n, enum unit_state state);
+void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n, enum unit_state state);
 
 #endif

@@ -85,8 +85,6 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
 	store_relaxed(&slab->pending, 0);
 	unit_set_state(slab, UNIT_IS_SLAB);
-	store_relaxed(&slab->quick_owner, OWNER_NONE);
-	store_release(&slab->owner, OWNER_NONE); /* pairs with the acquire of a freeing thread */
 }
 
 struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, uint64_t owner)
@@ -108,7 +106,7 @@ struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, u
 		truth_clear_words(slab_joint(slab, w), 2);
 	store_relaxed(&slab->has_joined, 0u); /* what the units said in an earlier life */
 	words = unit_words(heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
-	describe_interiors(heap, unit_no, class->units, UNIT_IS_SLAB);
+	describe_interiors(heap, unit_no, 1, class->units, UNIT_IS_SLAB);
 	for (unsigned i = 1; i < class->units; i++)
 		truth_store(&words[i], UNIT_INTERIOR);
 	truth_store(&words[0], word);

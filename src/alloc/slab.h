@@ -139,8 +139,8 @@ void slab_harvest(struct unit *slab, uint64_t words);
 /* What follows from the head of a slab alone: sizes, and where its live words are. */
 void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word);
 
-/* Fill in the descriptor of the slab whose head is `word`: unowned, listed nowhere. The units are the caller's, or the
- * lock is held. */
+/* Fill in the descriptor of the slab whose head is `word`: listed nowhere. The units are the caller's, or the lock is
+ * held. Its owner is 0 as before, and is to be set last: with OWNER_NONE it would be the lock's holder's. */
 void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
 
 /* Make a slab of `class_no` for `owner` of the units from `unit_no` on, which the caller has taken;

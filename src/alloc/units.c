@@ -7,7 +7,8 @@
  * and the segment stale: on a list that is emptied before anything is looked for.
  *   U1  set the bits in free_units;  U2  set is_stale; if it was set, whoever set it does the rest;  U3  push
  *   V1  take the whole list; for each: V2  clear is_stale;  V3  read free_units
- * U1 before U2 and V2 before V3 are a Dekker pair, all sequentially consistent: no released unit is overlooked.
+ * U1 before U2 and V2 before V3 are a Dekker pair, all sequentially consistent: no released unit is overlooked for
+ * longer than from U2 to U3.
  */
 #include "units.h"
 
@@ -43,7 +44,7 @@ static void bucket_remove(struct heap *heap, uint64_t segment_no)
 static void bucket_update(struct heap *heap, uint64_t segment_no)
 {
 	struct segment *segment = &heap->segments[segment_no];
-	unsigned b = longest_run(load_relaxed(&segment->free_units));
+	unsigned b = longest_run(load_seq(&segment->free_units)); /* V3 */
 
 	if (b == segment->bucket)
 		return;
@@ -154,8 +155,9 @@ static uint64_t take_in(struct heap *heap, uint64_t segment_no, unsigned n, unsi
 
 		if (!claim(segment, units))
 			continue;
-		/* a hole may have been punched between the look and the claim */
-		if (which == ANY || (load_seq(&segment->backed) & units) == units)
+		/* a hole may have been punched between the look and the claim, or the file cut and extended */
+		if (which == ANY || ((load_seq(&segment->backed) & units) == units &&
+		                     (which == BACKED || !(load_relaxed(&segment->zero) & units))))
 			return segment_no * SEGMENT_UNITS + lowest_bit(starts);
 		fetch_or_seq(&segment->free_units, units);
 		note_stale(heap, segment_no);

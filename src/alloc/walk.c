@@ -153,7 +153,7 @@ static void count_segment(struct heap *heap, uint64_t segment_no, struct fm_stat
 		uint64_t word = truth_load(&words[u]);
 		struct unit slab;
 
-		if (word == UNIT_FREE)
+		if (word == UNIT_FREE || word == UNIT_INTERIOR) /* of nothing: those of objects are skipped below */
 			stats->free_bytes += UNIT_SIZE;
 		if (!unit_word_is_valid(word, u, first))
 			continue;
