@@ -373,6 +373,23 @@ static void the_library_prints_nothing(void **state)
 
 /* ---------------------------------------------------------------- main */
 
+/* What a large object had is free when it is freed, each unit of it. */
+static void freed_space_is_counted(void **state)
+{
+	fm_heap *heap = create_heap();
+	void *large = fm_malloc(heap, 1 << 20);
+	struct fm_statistics before = {.size = sizeof before}, after = {.size = sizeof after};
+
+	(void)state;
+	assert_non_null(large);
+	assert_int_equal(fm_stats(heap, &before), 0);
+	assert_int_equal(fm_free(large), 0);
+	assert_int_equal(fm_stats(heap, &after), 0);
+	assert_int_equal(after.file_size, before.file_size);
+	assert_int_equal(after.free_bytes, before.free_bytes + (1 << 20));
+	close_checked(heap);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -382,6 +399,7 @@ int main(void)
 		API_TEST(a_root_set_for_ever_costs_nothing),
 		API_TEST(roots_and_threads),
 		API_TEST(statistics),
+		API_TEST(freed_space_is_counted),
 		API_TEST(a_shorter_struct_of_statistics),
 		API_TEST(walks),
 		API_TEST(the_verifier_finds_damage),
