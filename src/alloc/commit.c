@@ -110,11 +110,7 @@ static void end_pause(struct heap *heap)
 static int prepare(struct heap *heap, bool *changed)
 {
 	struct atomic *atomic = heap->store.atomic;
-	int r;
-
-	/* what threads left behind: closing finds free what the commit says is free */
-	units_settle(heap);
-	r = heap->gate.is_canceled ? -ECANCELED : atomic_prepare(atomic, changed);
+	int r = heap->gate.is_canceled ? -ECANCELED : atomic_prepare(atomic, changed);
 
 	if (!r && *changed && atomic->is_large) {
 		r = atomic_write_large(atomic);

@@ -156,6 +156,8 @@ static void place(struct heap *heap, struct unit *slab)
 		if (slab_is_listed(slab))
 			unowned_remove(heap, slab);
 		slab_release(heap, NULL, slab);
+		if (heap->store.is_atomic)
+			units_settle(heap); /* as in giveback_note */
 	} else if (slab->summary && !slab_is_listed(slab) && slab->class_no != NO_CLASS) {
 		unowned_push(heap, slab);
 	}
