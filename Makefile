@@ -149,15 +149,16 @@ $(B)/bench/traverse_cpp.o: bench/traverse_cpp.cpp
 $(B)/bench/traverse-ours: $(B)/bench/traverse_cpp.o
 
 # Commits: one workload, linked to our heap and to each peer (bench/commit/store.h).
+comma := ,
 COMMIT_LIBS_lmdb := -llmdb
 COMMIT_LIBS_sqlite := -lsqlite3
 COMMIT_LIBS_rocksdb := -lrocksdb
 COMMIT_LIBS_pmemobj := -lpmemobj
 
-$(B)/bench/commit/%: bench/commit/%.c bench/commit/commit.c bench/commit/store.h bench/support/bench.c bench/support/bench.h $(A)
+$(B)/bench/commit/%: bench/commit/%.c bench/commit/commit.c bench/commit/store.h bench/support/bench.c bench/support/bench.h $(SO)
 	@mkdir -p $(@D)
 	$(CC) $(filter-out -MMD -MP,$(C_FLAGS)) -Iinclude -Ibench/support -Ibench/commit $(filter %.c,$^) \
-		$(if $(filter ours,$*),$(A)) $(COMMIT_LIBS_$*) -o $@
+		$(if $(filter ours,$*),-L$(B) -lfmalloc -Wl$(comma)-rpath$(comma)'$$ORIGIN/../..') $(COMMIT_LIBS_$*) -o $@
 
 # Tests that stop at every store of truth.
 $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
