@@ -7,7 +7,9 @@
 #define FIRST_FROM 32768u
 
 /* kept_max() */
+#ifndef KEPT_UNITS
 #define KEPT_UNITS 16
+#endif
 #define KEPT_SHARE 4
 
 static void partial_push_first(struct tcache *tcache, struct unit *slab)

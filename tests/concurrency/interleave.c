@@ -2,7 +2,7 @@
  *
  * Bounded interleavings of the protocol by which threads free each other's objects, leave and adopt slabs
  * (src/alloc/owner.h). Three threads run random programs, one at a time; before each sequentially
- * consistent access and after each store of truth the scheduler may switch to another thread.
+ * consistent access or store with release and after each store of truth the scheduler may switch to another thread.
  *
  *   switches   small programs: every place for one switch is tried, then random places for up to four
  *   splits     long programs in a random order of whole operations, of which up to three are interrupted
@@ -36,13 +36,16 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 #undef store_seq
 #undef exchange_seq
 #undef fetch_or_seq
+#undef store_release
 #define load_seq(p)        (step(), __atomic_load_n((p), __ATOMIC_SEQ_CST))
+#define store_release(p, v) (step(), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
 #define store_seq(p, v)    (step(), __atomic_store_n((p), (v), __ATOMIC_SEQ_CST))
 #define exchange_seq(p, v) (step(), __atomic_exchange_n((p), (v), __ATOMIC_SEQ_CST))
 #define fetch_or_seq(p, v) (step(), __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST))
 #define compare_exchange_seq(p, old, new) (step(), (compare_exchange_seq)((p), (old), (new)))
 #define pthread_mutex_lock(mutex) lock_in_turns(mutex)
 
+#define KEPT_UNITS 1 /* the second empty slab is released */
 #include "../../src/alloc/lists.c"
 #include "../../src/alloc/join.c"
 #include "../../src/alloc/owner.c"
@@ -586,7 +589,7 @@ struct move {
 	bool is_split, goes_on; /* its turn ends in the middle; it is the rest of the thread's last operation */
 };
 
-#define PLOTS     3
+#define PLOTS     4
 #define MAX_MOVES 24
 
 static const struct move plots[PLOTS][MAX_MOVES] = {
@@ -613,6 +616,14 @@ static const struct move plots[PLOTS][MAX_MOVES] = {
 		{0, {RELEASE, 11}, 0, 0}, {2, {ALLOC, 12}, 0, 0}, {2, {ALLOC, 13}, 0, 0}, {1, {RELEASE, 12}, 0, 0},
 		{0, {LEAVE, 0}, 0, 0},
 	},
+	{ /* the same, and thread 2 makes it without the lock, since it has had units of that segment before */
+		{0, {RELEASE, 0}, 0, 0}, {2, {ALLOC, 11}, 0, 0}, {2, {ALLOC, 12}, 0, 0}, {2, {ALLOC, 13}, 0, 0},
+		{2, {ALLOC, 14}, 0, 0}, {1, {RELEASE, 1}, 1, 0}, {0, {ALLOC, 8}, 0, 0}, {0, {ALLOC, 9}, 0, 0},
+		{0, {ALLOC, 10}, 0, 0}, {0, {RELEASE, 4}, 0, 0}, {0, {RELEASE, 5}, 0, 0}, {0, {RELEASE, 6}, 0, 0},
+		{0, {RELEASE, 7}, 0, 0}, {0, {RELEASE, 8}, 0, 0}, {0, {RELEASE, 9}, 0, 0}, {0, {RELEASE, 2}, 0, 0},
+		{0, {RELEASE, 3}, 0, 0}, {2, {ALLOC, 15}, 1, 0}, {1, {RELEASE, 1}, 0, 1}, {2, {ALLOC, 15}, 0, 1},
+		{2, {ALLOC, 16}, 0, 0}, {0, {RELEASE, 15}, 0, 0}, {1, {RELEASE, 16}, 0, 0}, {0, {LEAVE, 0}, 0, 0},
+	},
 };
 
 static void add_split(unsigned thread, unsigned at)
@@ -635,8 +646,8 @@ static void make_recycling(uint64_t *rng)
 	memcpy(moves, plots[proc_below(rng, PLOTS)], sizeof(moves));
 	memset(program, 0, sizeof(*program));
 	program->size = 16384;
-	program->n_objects = 14;
-	for (unsigned i = 8; i < 14; i++)
+	program->n_objects = 17;
+	for (unsigned i = 8; i < 17; i++)
 		program->made_by[i] = THREADS;
 	while (n < MAX_MOVES && (n == 0 || moves[n].thread || moves[n].op.object || moves[n].op.verb))
 		n++;
@@ -657,7 +668,7 @@ static void make_recycling(uint64_t *rng)
 			add_op(thread, moves[i].op.verb, moves[i].op.object);
 		if (moves[i].is_split) {
 			/* an allocation that makes a slab has more steps than freeing */
-			at[thread] += 1 + (unsigned)proc_below(rng, thread == 2 ? 24 : 10);
+			at[thread] += 1 + (unsigned)proc_below(rng, thread == 2 ? 60 : 10);
 			add_split(thread, at[thread]);
 		}
 		sched.turn[sched.n_turns++] = thread;
