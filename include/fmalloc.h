@@ -76,7 +76,7 @@ typedef struct fm_info fm_heap;
 #define FM_NO_SYNC       0x4u /* fm_options.disable: never wait for the device, for heaps that need not outlive this boot
                                * (temporary files): fm_sync does nothing, the heap is never marked clean, and is
                                * EUCLEAN after a restart of the machine. EINVAL with FM_ATOMIC */
-#define FM_NO_CHECKPOINT 0x8u /* fm_options.disable: no checkpoint thread; commits do its work */
+#define FM_NO_CHECKPOINT 0x8u /* fm_options.disable: no threads of our own; commits do their work */
 
 struct fm_options {
 	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */

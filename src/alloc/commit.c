@@ -119,7 +119,7 @@ static int prepare(struct heap *heap, bool *changed)
 	return r;
 }
 
-/* Commit for `group`, which is taken in the pause. */
+/* As committer: commit for all who have asked when the pause begins. */
 static void lead(struct heap *heap)
 {
 	struct atomic *atomic = heap->store.atomic;
@@ -140,6 +140,8 @@ static void lead(struct heap *heap)
 		journal_poison(&atomic->journal, EIO);
 	gate_serve(&heap->gate, group, r);
 	/* it is durable: bringing it to its place is nobody's to wait for but the next committer's */
+	if (!r && atomic_may_apply_aside(atomic) && applier_hand_over(heap))
+		return;
 	if (!r)
 		atomic_apply(atomic);
 	if (!r && atomic_keeps_too_much(atomic)) {
@@ -147,6 +149,7 @@ static void lead(struct heap *heap)
 		atomic_keep_less(atomic);
 		end_pause(heap);
 	}
+	gate_give(&heap->gate);
 }
 
 int heap_commit(struct heap *heap)
@@ -155,10 +158,8 @@ int heap_commit(struct heap *heap)
 
 	if (heap_is_inside(heap))
 		return fail(EDEADLK, "fm_commit inside the thread's own section: fm_end first");
-	if (gate_ask(&heap->gate, &waiter)) {
+	if (gate_ask(&heap->gate, &waiter))
 		lead(heap);
-		gate_give(&heap->gate);
-	}
 	if (waiter.result == -EPROTO)
 		return fail(EPROTO, "fm_commit: the page at offset %llu was changed and not declared by fm_will_write",
 		            (unsigned long long)heap->store.atomic->track.undeclared);

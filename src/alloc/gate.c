@@ -62,12 +62,20 @@ void gate_give(struct gate *gate)
 {
 	pthread_mutex_lock(&gate->mutex);
 	gate->has_committer = false;
+	gate->is_handed_over = false;
 	/* one of those who wait becomes the next, and serves the others; if somebody else is faster, they are served
 	 * by that one */
 	if (gate->takers)
 		pthread_cond_signal(&gate->given);
 	else if (gate->waiting)
 		pthread_cond_signal(&gate->waiting->woken);
+	pthread_mutex_unlock(&gate->mutex);
+}
+
+void gate_hand_over(struct gate *gate)
+{
+	pthread_mutex_lock(&gate->mutex);
+	gate->is_handed_over = true;
 	pthread_mutex_unlock(&gate->mutex);
 }
 
@@ -98,7 +106,7 @@ bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
 	waiter->next = gate->waiting;
 	gate->waiting = waiter;
 	gate->asked++;
-	gate->is_shared |= gate->has_committer;
+	gate->is_shared |= gate->has_committer && !gate->is_handed_over;
 	while (!waiter->is_done && !leads) {
 		leads = !gate->has_committer && !gate->takers;
 		if (leads)

@@ -28,6 +28,7 @@ struct gate {
 	unsigned inside;     /* threads in a section */
 	bool is_closed;      /* no outer section may begin */
 	bool has_committer;
+	bool is_handed_over; /* that is a thread which only brings a commit to its place */
 	bool is_canceled;    /* fm_abort was called: commits fail until a rollback */
 	struct gate_waiter *waiting;
 	unsigned asked;      /* how many those are */
@@ -47,6 +48,9 @@ void gate_leave(struct gate *gate, bool is_abort);
 /* Become the committer, waiting for an earlier one; or no longer. */
 void gate_take(struct gate *gate);
 void gate_give(struct gate *gate);
+
+/* Committer: the role is another thread's from now on. */
+void gate_hand_over(struct gate *gate);
 
 /* The committer's pause. */
 void gate_close(struct gate *gate);

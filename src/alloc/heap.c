@@ -170,6 +170,7 @@ static int bring_to_commit(struct store *store, const struct store_request *requ
 static int begin_commits(struct heap *heap, const struct store_request *request)
 {
 	gate_init(&heap->gate);
+	applier_init(&heap->applier, !request->no_thread);
 	pthread_mutex_init(&heap->snapshot_lock, NULL);
 	if (atomic_open(&heap->store, request, request->track))
 		return -1;
@@ -228,6 +229,7 @@ static int close_atomic(struct heap *heap)
 	int finished;
 
 	gate_take(&heap->gate);
+	applier_destroy(&heap->applier);
 	finished = atomic_finish(atomic);
 	if (finished)
 		saved = errno;

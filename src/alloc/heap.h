@@ -25,6 +25,7 @@
 #include "../base/atomics.h"
 #include "../store/store.h"
 #include "../store/truth.h"
+#include "applier.h"
 #include "classes.h"
 #include "gate.h"
 
@@ -137,6 +138,7 @@ struct heap {
 	struct unit *unowned[CLASSES]; /* atomic heads: slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
 	struct gate gate;           /* of an atomic heap */
+	struct applier applier;
 	uint64_t commit_calls;      /* atomic */
 	pthread_mutex_t snapshot_lock; /* taken before the gate */
 };

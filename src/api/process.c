@@ -3,7 +3,7 @@
 
 #include "../alloc/pool.h"
 #include "../base/status.h"
-#include "../store/journal.h"
+#include "../store/background.h"
 #include "misuse.h"
 #include "registry.h"
 
@@ -69,6 +69,6 @@ static void rest(struct heap *heap)
  * still running it stays marked: they may be storing. */
 __attribute__((destructor(101))) static void at_exit(void)
 {
-	if (registry_first() && os->thread_count() == 1 + (int)checkpoint_threads())
+	if (registry_first() && os->thread_count() == 1 + (int)background_threads())
 		registry_each(rest);
 }

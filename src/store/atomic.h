@@ -89,6 +89,10 @@ int atomic_write_large(struct atomic *atomic);
 /* Else after the pause. The commit is durable when 0 is returned. */
 int atomic_write(struct atomic *atomic);
 
+/* May the durable commit be applied by a thread beside the program, and is that worth it? Not where the budget asks for
+ * dropping pages behind it: a program with one thread is in no section, and stores as soon as fm_commit returns. */
+bool atomic_may_apply_aside(const struct atomic *atomic);
+
 /* Bring the durable commit to its place. Errors are kept for atomic_catch_up. */
 void atomic_apply(struct atomic *atomic);
 

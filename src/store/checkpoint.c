@@ -1,19 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The thread that syncs the file and retires journal space beside the program. It blocks all signals, holds no lock
- * of the heap, and does not exist in a forked child, whose calls fail before they would need it.
+ * The thread that syncs the file and retires journal space beside the program. It holds no lock of the heap.
  */
-#include "../base/atomics.h"
+#include "background.h"
 #include "journal.h"
-
-#include <signal.h>
-
-static unsigned threads; /* atomic */
-
-unsigned checkpoint_threads(void)
-{
-	return load_relaxed(&threads);
-}
 
 static void *run(void *arg)
 {
@@ -38,18 +28,10 @@ static void *run(void *arg)
 
 int checkpoint_start(struct journal *journal)
 {
-	sigset_t all, before;
-	int r;
+	int r = background_start(&journal->thread, run, journal);
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before);
-	r = pthread_create(&journal->thread, NULL, run, journal);
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	if (r)
-		return -r;
-	journal->has_thread = true;
-	__atomic_fetch_add(&threads, 1, __ATOMIC_RELAXED);
-	return 0;
+	journal->has_thread = r == 0;
+	return r;
 }
 
 void checkpoint_stop(struct journal *journal)
@@ -60,7 +42,6 @@ void checkpoint_stop(struct journal *journal)
 	journal->thread_ends = true;
 	pthread_cond_broadcast(&journal->changed);
 	pthread_mutex_unlock(&journal->lock);
-	pthread_join(journal->thread, NULL);
+	background_join(journal->thread);
 	journal->has_thread = false;
-	__atomic_fetch_sub(&threads, 1, __ATOMIC_RELAXED);
 }

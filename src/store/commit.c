@@ -11,6 +11,9 @@
 
 uint64_t atomic_record_max = RECORD_MAX;
 
+/* Entries of a record that take longer to apply, at a system call each, than another thread takes to wake up. */
+#define LONG_FROM 32
+
 /* Unchanged pages that are looked up together. */
 #define UNCHANGED_RUN 512
 
@@ -87,9 +90,14 @@ static void drop_unchanged(struct atomic *atomic)
 			pageset_remove(found, page);
 }
 
+static bool is_over_budget(const struct atomic *atomic)
+{
+	return max_u64(atomic->kept_pages, atomic->private_pages) > 2 * atomic->keep_max;
+}
+
 bool atomic_keeps_too_much(const struct atomic *atomic)
 {
-	return !atomic->is_unapplied && max_u64(atomic->kept_pages, atomic->private_pages) > 2 * atomic->keep_max;
+	return !atomic->is_unapplied && is_over_budget(atomic);
 }
 
 void atomic_keep_less(struct atomic *atomic)
@@ -387,6 +395,12 @@ int atomic_catch_up(struct atomic *atomic)
 	atomic->is_unapplied = false;
 	journal_applied(&atomic->journal);
 	return 0;
+}
+
+bool atomic_may_apply_aside(const struct atomic *atomic)
+{
+	return atomic->is_unapplied && !is_over_budget(atomic) &&
+	       (atomic->chain_len || atomic->record.entries >= LONG_FROM);
 }
 
 void atomic_apply(struct atomic *atomic)

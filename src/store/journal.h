@@ -114,7 +114,4 @@ struct super_rec journal_super(struct journal *journal);
 int checkpoint_start(struct journal *journal);
 void checkpoint_stop(struct journal *journal);
 
-/* Threads of this kind in the process. */
-unsigned checkpoint_threads(void);
-
 #endif
