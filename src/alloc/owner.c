@@ -363,7 +363,7 @@ bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p)
 	struct window *window = &tcache->window[class_no];
 	struct unit *slab = tcache->current[class_no];
 
-	if (!slab || load_relaxed(&tcache->inbox) & ADDRESS_MASK || !has_next_word(slab, window))
+	if (!slab || !has_next_word(slab, window))
 		return false;
 	window_load(tcache, window, slab);
 	return window_take(tcache, window, p);
