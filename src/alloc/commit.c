@@ -164,7 +164,7 @@ int heap_commit(struct heap *heap)
 		return fail(EPROTO, "fm_commit: the page at offset %llu was changed and not declared by fm_will_write",
 		            (unsigned long long)heap->store.atomic->track.undeclared);
 	if (waiter.result == 0)
-		__atomic_fetch_add(&heap->commit_calls, 1, __ATOMIC_RELAXED);
+		count(&heap->commit_calls, 1);
 	return tell(waiter.result, "fm_commit");
 }
 

@@ -18,6 +18,12 @@
 #define fetch_or_seq(p, v)  __atomic_fetch_or((p), (v), __ATOMIC_SEQ_CST)
 #define fetch_and_seq(p, v) __atomic_fetch_and((p), (v), __ATOMIC_SEQ_CST)
 
+/* A figure that statistics read at any time. */
+static inline void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+
 /* On failure *expected is what was found. */
 static inline bool compare_exchange_seq(uint64_t *p, uint64_t *expected, uint64_t desired)
 {

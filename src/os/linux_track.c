@@ -10,6 +10,7 @@
  */
 #define _GNU_SOURCE
 #include "linux_track.h"
+#include "../base/atomics.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -188,7 +189,7 @@ static void on_signal(int number, siginfo_t *info, void *context)
 {
 	int saved = errno;
 
-	if (info->si_code != SEGV_ACCERR || !fault_handler(info->si_addr))
+	if (info->si_code != SEGV_ACCERR || !load_acquire(&fault_handler)(info->si_addr))
 		pass_on(number, info, context);
 	errno = saved;
 }
@@ -201,7 +202,7 @@ int track_on_fault(os_fault_handler *handler)
 
 	sigemptyset(&action.sa_mask);
 	pthread_mutex_lock(&fault_lock);
-	fault_handler = handler;
+	store_release(&fault_handler, handler);
 	/* the program, or a library, may have taken the signal since */
 	if (sigaction(SIGSEGV, NULL, &now) < 0 || now.sa_sigaction != on_signal) {
 		others = now;

@@ -51,7 +51,7 @@ static void drop(struct atomic *atomic, uint64_t page, uint64_t pages)
 		if (!pageset_has(&atomic->kept, i))
 			continue;
 		pageset_remove(&atomic->kept, i);
-		atomic->kept_pages--;
+		store_relaxed(&atomic->kept_pages, atomic->kept_pages - 1);
 	}
 }
 
@@ -121,7 +121,7 @@ static void keep_found(struct atomic *atomic)
 		atomic->private_pages++;
 		pageset_remove(found, page);
 		if (!atomic->track.drops_unchanged && pageset_add(&atomic->kept, page, page + 1))
-			atomic->kept_pages++;
+			store_relaxed(&atomic->kept_pages, atomic->kept_pages + 1);
 	}
 }
 
@@ -167,8 +167,8 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 		r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
 		if (r < 0)
 			break;
-		atomic->pages_found++;
-		atomic->pages_changed += (uint64_t)r;
+		count(&atomic->pages_found, 1);
+		count(&atomic->pages_changed, (uint64_t)r);
 		if (r)
 			continue;
 		if (*page != to || to - from == UNCHANGED_RUN) {
@@ -226,7 +226,7 @@ int atomic_write(struct atomic *atomic)
 	keep_found(atomic);
 	atomic->chain_len = 0;
 	atomic->is_unapplied = true;
-	atomic->commits++;
+	count(&atomic->commits, 1);
 	return 0;
 }
 
@@ -322,7 +322,7 @@ int atomic_write_large(struct atomic *atomic)
 	journal_committed(&atomic->journal);
 	keep_found(atomic);
 	atomic->is_unapplied = true;
-	atomic->commits++;
+	count(&atomic->commits, 1);
 	return 0;
 }
 
@@ -343,7 +343,7 @@ static int apply_record(struct atomic *atomic, int fd, const struct record_rec *
 
 		if (r)
 			return r;
-		atomic->applied_bytes += entry.len;
+		count(&atomic->applied_bytes, entry.len);
 	}
 	return 0;
 }
@@ -420,7 +420,7 @@ int atomic_drop_changes(struct atomic *atomic)
 	pageset_clear(&atomic->track.noted);
 	pageset_clear(&atomic->track.found);
 	pageset_clear(&atomic->kept);
-	atomic->kept_pages = 0;
-	atomic->rollbacks++;
+	store_relaxed(&atomic->kept_pages, 0);
+	count(&atomic->rollbacks, 1);
 	return 0;
 }

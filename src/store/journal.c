@@ -18,11 +18,6 @@
 /* A new extent is zeroed in pieces of this size. */
 #define ZERO_CHUNK (256 * KIB)
 
-static void count(uint64_t *counter, uint64_t n)
-{
-	__atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
-}
-
 int journal_poison(struct journal *journal, int err)
 {
 	pthread_mutex_lock(&journal->lock);
@@ -461,10 +456,10 @@ int journal_grow(struct journal *journal)
 	if (place == journal->extents)
 		journal->extents++;
 	else
-		journal->capacity -= journal->extent[place].len;
+		store_relaxed(&journal->capacity, journal->capacity - journal->extent[place].len);
 	journal->extent[place] = journal->plan;
 	journal->bytes_at_growth = load_relaxed(&journal->bytes);
-	journal->capacity += journal->plan.len;
+	store_relaxed(&journal->capacity, journal->capacity + journal->plan.len);
 	journal->reserve = journal->capacity / 2;
 	journal->head = journal->applied_head = journal->tail = 0;
 	pthread_mutex_unlock(&journal->lock);

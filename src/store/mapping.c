@@ -2,6 +2,7 @@
  *
  * Address space: reserved once at opening, so that addresses never move while the heap is open.
  */
+#include "../base/atomics.h"
 #include "../base/bits.h"
 #include "../base/status.h"
 #include "store.h"
@@ -188,6 +189,6 @@ void store_unmap(struct store *store)
 {
 	if (store->base)
 		os->unmap(store->base, store->reserved);
-	store->base = NULL;
+	store_relaxed(&store->base, NULL); /* a fault of another heap may be asking: on_fault of track_mprotect.c */
 	store->reserved = 0;
 }

@@ -37,7 +37,7 @@ static bool on_fault(void *addr)
 {
 	for (struct track *track = load_acquire(&tracks); track; track = load_acquire(&track->next)) {
 		const struct store *store = track->store;
-		uint64_t off = (uintptr_t)addr - (uintptr_t)store->base;
+		uint64_t off = (uintptr_t)addr - (uintptr_t)load_relaxed(&store->base);
 
 		if (off < load_acquire(&store->size))
 			return open_granules(track, off, off + 1) == 0;
