@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE 1
 #include "api_util.h"
+#include "../../src/base/atomics.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -19,7 +20,8 @@
 static const char *const ways[] = {"uffd", "mprotect", "pagemap", "declared"};
 static const char *way;
 static fm_heap *heap;
-static int stop, failures;
+static int stop;
+static uint64_t failures;
 static uint64_t done; /* commits that returned */
 
 static unsigned rounds(void)
@@ -53,7 +55,8 @@ static void begin(void)
 	assert_int_equal(fm_will_write(heap, app, 8), 0);
 	*app = fm_offset_of(heap, p);
 	assert_int_equal(fm_commit(heap), 0);
-	stop = failures = 0;
+	store_relaxed(&stop, 0);
+	failures = 0;
 	done = 0;
 }
 
@@ -65,14 +68,14 @@ static void *keep_committing(void *arg)
 
 	(void)arg;
 	for (uint64_t n = 1; !__atomic_load_n(&stop, __ATOMIC_RELAXED); n++) {
-		failures += fm_begin(heap) != 0;
-		failures += fm_will_write(heap, w, WORDS * 8) != 0;
+		count(&failures, fm_begin(heap) != 0);
+		count(&failures, fm_will_write(heap, w, WORDS * 8) != 0);
 		for (unsigned i = 0; i < WORDS; i++)
 			w[i] = n;
-		failures += fm_free(last) != 0;
+		count(&failures, fm_free(last) != 0);
 		last = fm_malloc(heap, 100 + n % 5000);
-		failures += !last;
-		failures += fm_end(heap) != 0 || fm_commit(heap) != 0;
+		count(&failures, !last);
+		count(&failures, fm_end(heap) != 0 || fm_commit(heap) != 0);
 		__atomic_store_n(&done, n, __ATOMIC_RELEASE);
 	}
 	return NULL;
@@ -82,7 +85,7 @@ static void end(void)
 {
 	uint64_t *w;
 
-	assert_int_equal(failures, 0);
+	assert_int_equal(load_relaxed(&failures), 0);
 	assert_true(done > 0);
 	assert_int_equal(fm_check(heap, print_finding, NULL), 0);
 	assert_int_equal(fm_close(heap), 0);
@@ -99,7 +102,7 @@ static uint64_t signals;
 static void on_alarm(int number)
 {
 	(void)number;
-	signals++;
+	count(&signals, 1);
 }
 
 static void signals_interrupt_nothing(void **state)
@@ -110,11 +113,11 @@ static void signals_interrupt_nothing(void **state)
 
 	(void)state;
 	begin();
-	signals = 0;
+	store_relaxed(&signals, 0);
 	assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
 	assert_int_equal(setitimer(ITIMER_REAL, &often, NULL), 0);
 	assert_int_equal(pthread_create(&thread, NULL, keep_committing, NULL), 0);
-	while (signals < 10 * rounds())
+	while (load_relaxed(&signals) < 10 * rounds())
 		pause();
 	__atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
 	assert_int_equal(pthread_join(thread, NULL), 0);
@@ -170,13 +173,13 @@ static void *come_and_go(void *arg)
 {
 	void **object = arg;
 
-	failures += fm_begin(heap) != 0;
+	count(&failures, fm_begin(heap) != 0);
 	if (*object)
-		failures += fm_free(*object) != 0;
+		count(&failures, fm_free(*object) != 0);
 	*object = fm_malloc(heap, 300);
-	failures += !*object || fm_free(*object) != 0;
+	count(&failures, !*object || fm_free(*object) != 0);
 	*object = NULL;
-	failures += fm_end(heap) != 0;
+	count(&failures, fm_end(heap) != 0);
 	return NULL;
 }
 

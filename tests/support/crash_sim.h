@@ -18,6 +18,7 @@
 
 #include <pthread.h>
 
+#include "../../src/base/atomics.h"
 #include "../../src/os/os.h"
 #include "../../src/store/format.h"
 
@@ -150,9 +151,9 @@ static inline void sim_size(int fd)
 
 	if (!sim || fstat(fd, &st))
 		return;
-	if ((uint64_t)st.st_size != sim->size) {
-		sim->size = (uint64_t)st.st_size;
-		sim_add(sim, SIM_SIZE, sim->size, 0, NULL, 0);
+	if ((uint64_t)st.st_size != load_relaxed(&sim->size)) {
+		store_relaxed(&sim->size, (uint64_t)st.st_size);
+		sim_add(sim, SIM_SIZE, (uint64_t)st.st_size, 0, NULL, 0);
 	}
 }
 
