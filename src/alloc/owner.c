@@ -327,8 +327,6 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 	struct unit *slab = tcache->current[class_no];
 	void *p;
 
-	if (unlikely(load_relaxed(&tcache->inbox) & ADDRESS_MASK))
-		inbox_drain(tcache);
 	while (!window_take(tcache, window, &p)) {
 		if (slab && !has_next_word(slab, window)) {
 			slab->empty = 0;
@@ -338,6 +336,10 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 		}
 		if (!slab) {
 			slab = next_slab(tcache, class_no);
+			if (!slab && load_relaxed(&tcache->inbox) & ADDRESS_MASK) {
+				inbox_drain(tcache);
+				slab = next_slab(tcache, class_no);
+			}
 			if (!slab)
 				slab = acquire_near(tcache, class_no);
 			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
