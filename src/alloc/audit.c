@@ -408,19 +408,19 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 	    (!is_current && !is_source && !slab->summary) != (slab->alarm == ALARM_ALWAYS))
 		report(audit, start, slab->alarm, "alarm that disagrees with the slab's place");
 	if (is_current && ((const uint8_t *)tcache + window->live != (const uint8_t *)slab_pair(slab, window->word) ||
-	                   window->mask != slab_word_mask(slab, (unsigned)window->word)))
+	                   window->mask != slab_word_mask(slab, window->word)))
 		report(audit, start, window->word, "window that is not of its word");
 
 	for (unsigned w = 0; w < slab->words; w++) {
 		const uint64_t *pair = slab_pair(slab, w);
 		uint64_t live = truth_load(&pair[0]);
-		uint64_t free = ~live & ~truth_load(&pair[1]) & slab_word_mask(slab, w);
+		uint64_t free = (~live | truth_load(&pair[1])) & slab_word_mask(slab, w);
 		uint64_t off = (uint64_t)((const uint8_t *)pair - audit->heap->store.base);
 		bool in_window = is_current && w == window->word;
 
 		if (!is_current && !is_source && (slab->empty >> w & 1) != (live == 0))
 			report(audit, off, live, "emptiness of a word that disagrees with the file");
-		if (!in_window && (slab->summary >> w & 1) != (free != 0))
+		if (!in_window && slab->summary >> w & 1 && !free)
 			report(audit, off, live, "summary of a word that disagrees with the file");
 	}
 }

@@ -38,8 +38,7 @@ static forced_inline bool fast_free(struct tcache *tcache, const void *p)
 	if (unlikely(!take_bit(&live, slot)))
 		return false;
 	truth_store_own(pair, live);
-	/* the summary mostly has the bit: looking is a store less for the next free to wait for */
-	if (unlikely(!bit_is_set(slab->summary, slot / 64) || live < slab->alarm))
+	if (unlikely(live < slab->alarm))
 		tcache_slot_freed(tcache, slab, (unsigned)slot / 64, live);
 	return true;
 }

@@ -78,6 +78,7 @@ struct unit *kept_take(struct tcache *tcache, unsigned class_no)
 		*link = slab->next;
 		slab->next = NULL;
 		slab->alarm = ALARM_ALWAYS;
+		slab->summary = slab_all_words(slab);
 		tcache->kept_units -= slab->units;
 		return slab;
 	}
@@ -149,6 +150,7 @@ struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)
 	if (slab) {
 		partial_remove(tcache, slab);
 		slab->alarm = ALARM_NEVER;
+		slab_look(slab);
 	}
 	return slab;
 }

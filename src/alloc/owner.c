@@ -285,7 +285,7 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 /* Let the window have the next word of `slab` with free slots: in turn, so that each has gathered some. */
 static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
 {
-	uint64_t behind = slab->summary & ~low_mask((unsigned)window->word + 1);
+	uint64_t behind = slab->summary & ~low_mask(window->word + 1);
 	unsigned w = lowest_bit(behind ? behind : slab->summary);
 	uint64_t *pair = slab_pair(slab, w);
 
@@ -329,10 +329,13 @@ void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
 
 	while (!window_take(tcache, window, &p)) {
 		if (slab && !has_next_word(slab, window)) {
-			slab->empty = 0;
-			slab->alarm = ALARM_ALWAYS;
-			window_clear(tcache, class_no);
-			slab = NULL;
+			slab_look(slab);
+			if (!slab->summary) {
+				slab->empty = 0;
+				slab->alarm = ALARM_ALWAYS;
+				window_clear(tcache, class_no);
+				slab = NULL;
+			}
 		}
 		if (!slab) {
 			slab = next_slab(tcache, class_no);

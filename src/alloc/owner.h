@@ -43,11 +43,11 @@
 #define TABLE_MAX 1024u
 
 struct window {
-	intptr_t live;  /* distance of the live word from the tcache; no address: zeros are a window without slots */
+	_Alignas(32) intptr_t live; /* distance of the live word from the tcache; no address: zeros are a window without slots */
 	uint64_t mask;  /* slots of the word that exist */
 	uint8_t *base;  /* address of the word's first slot */
-	uint64_t slot_size;
-	uint64_t word;  /* its number in the slab */
+	uint32_t slot_size;
+	uint32_t word;  /* its number in the slab */
 };
 
 struct thread;
@@ -143,8 +143,8 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
 	if (unlikely(free == 0))
 		return false;
 	slot = lowest_bit_u64(free);
-	truth_store_own(word, live | (live + 1)); /* the lowest 0 becomes 1: fewer steps than by its number */
-	*p = window->base + slot * window->slot_size;
+	truth_store_own(word, with_bit(live, slot));
+	*p = window->base + slot * (uint64_t)window->slot_size;
 	return true;
 }
 
@@ -161,7 +161,7 @@ struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no);
 /* Bring an own slab that is in no list where it belongs. */
 void tcache_put_back(struct tcache *tcache, struct unit *slab);
 
-/* Behind the fast path of freeing an own slot, if it left a live word below the alarm or not in the summary. */
+/* Behind the fast path of freeing an own slot, if it left a live word below the alarm. */
 void tcache_slot_freed(struct tcache *tcache, struct unit *slab, unsigned w, uint64_t live);
 
 /* Free the slot at `off` of an own slab, wherever in it that lies. False if there is no live one; nothing has

@@ -54,6 +54,17 @@ void slab_harvest(struct unit *slab, uint64_t words)
 	}
 }
 
+void slab_look(struct unit *slab)
+{
+	slab->summary = 0;
+	for (unsigned w = 0; w < slab->words; w++) {
+		const uint64_t *pair = slab_pair(slab, w);
+
+		if ((~truth_load(&pair[0]) | truth_load(&pair[1])) & slab_word_mask(slab, w))
+			slab->summary |= UINT64_C(1) << w;
+	}
+}
+
 void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word)
 {
 	uint64_t segment_no = segment_of_unit(unit_no);

@@ -7,7 +7,8 @@
  *   S2  a slot of a window is handed out only if its live bit is 0; the window's word was harvested before, so
  *       that its remote bit is 0 too
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
- *   S4  summary has bit w  <=>  word w has a free slot; of the word in a window it says nothing
+ *   S4  summary has bit w  =>  word w has a free slot or a freed one that is not harvested; of the word in a window it says nothing.
+ *       A slab that is in a list has a bit at least
  *   S5  empty has bit w  <=>  live word w is 0; of a slab in a window, or a source, it says nothing
  *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window, or a source of joined slots; ALARM_KEPT  <=>  it is empty and in its owner's list of
  *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
@@ -116,6 +117,10 @@ static inline uint64_t slab_all_words(const struct unit *slab)
 {
 	return low_mask(slab->words);
 }
+
+/* The words of the slab that have free slots, or such as other threads freed, are in its summary: freeing notes the
+ * first alone. Requires ownership. */
+void slab_look(struct unit *slab);
 
 /* The slab belongs to the tcache with id `owner`, or to none. */
 static inline void slab_set_owner(struct unit *slab, uint64_t owner)
