@@ -8,14 +8,8 @@
 
 #include "owner.h"
 
-/* Take a slot of the thread's window of `class_no` for *p; false if it has none. */
-static forced_inline bool fast_take(struct tcache *tcache, unsigned class_no, void **p)
-{
-	return window_take(tcache, &tcache->window[class_no], p);
-}
-
-/* The same by the size; size <= TABLE_MAX. */
-static forced_inline bool fast_take_by_table(struct tcache *tcache, size_t size, void **p)
+/* Take a slot of the thread's window for `size`, at most TABLE_MAX, for *p; false if it has none. */
+static forced_inline bool fast_take(struct tcache *tcache, size_t size, void **p)
 {
 	return window_take(tcache, (struct window *)((uintptr_t)tcache + tcache->window_at[(size + 7) / 8]), p);
 }

@@ -2,11 +2,8 @@
 #include "owner.h"
 
 #include "commit.h"
-#include "giveback.h"
-#include "join.h"
 #include "lists.h"
 #include "pool.h"
-#include "segment.h"
 
 #include <sched.h>
 #include <string.h>
@@ -130,13 +127,13 @@ static void harvest_own(struct tcache *tcache, struct unit *slab)
 		slab_changed(tcache, slab);
 }
 
-static void inbox_drain(struct tcache *tcache)
+bool inbox_drain(struct tcache *tcache)
 {
 	uint64_t generation = tcache->id & ~ADDRESS_MASK;
 	struct unit *slab, *next;
 
 	if (load_seq(&tcache->inbox) == generation)
-		return;
+		return false;
 	slab = (struct unit *)(uintptr_t)(exchange_seq(&tcache->inbox, generation) & ADDRESS_MASK);
 	for (; slab; slab = next) {
 		next = inbox_next(tcache->heap, slab);
@@ -147,6 +144,7 @@ static void inbox_drain(struct tcache *tcache)
 		else if (load_seq(&slab->pending) && exchange_seq(&slab->queued, 1) == 0)
 			notify_owner(tcache->heap, slab);
 	}
+	return true;
 }
 
 /* ---------------------------------------------------------------- units without the lock */
@@ -189,225 +187,6 @@ void owner_hold_units(struct heap *heap)
 void owner_release_units(struct heap *heap)
 {
 	store_seq(&heap->is_copied, false);
-}
-
-/* ---------------------------------------------------------------- allocating behind the window */
-
-static void release_kept(struct tcache *tcache)
-{
-	while (tcache->kept) {
-		struct unit *slab = tcache->kept;
-
-		tcache->kept = slab->next;
-		slab->next = NULL;
-		slab->alarm = ALARM_ALWAYS;
-		owned_release(tcache, slab);
-	}
-	tcache->kept_units = 0;
-}
-
-static struct unit *make_near(struct tcache *tcache, unsigned class_no)
-{
-	struct heap *heap = tcache->heap;
-	struct unit *slab = NULL;
-	uint64_t unit_no;
-
-	tcache_begin_units(tcache);
-	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
-	if (unit_no)
-		slab = slab_make(heap, unit_no, class_no, tcache->id);
-	tcache_end_units(tcache);
-	return slab;
-}
-
-/* A slab in a segment that the cache knows, of units that were used before; NULL if there are none, or there are slabs
- * of the class without owner, which come first. Without the lock. */
-static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
-{
-	struct heap *heap = tcache->heap;
-	struct unit *slab;
-
-	if (load_relaxed(&heap->unowned[class_no]))
-		return NULL;
-	slab = make_near(tcache, class_no);
-	if (!slab && tcache->kept) {
-		release_kept(tcache);
-		giveback_note(heap);
-		slab = make_near(tcache, class_no);
-	}
-	if (slab)
-		owned_push(tcache, slab);
-	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
-	return slab;
-}
-
-/* Is there a slab to adopt, or one to make of units that were used before? */
-static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
-{
-	struct heap *heap = tcache->heap;
-	bool can;
-
-	release_kept(tcache);
-	heap_lock(heap);
-	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
-	heap_unlock(heap);
-	return can;
-}
-
-static struct unit *acquire(struct tcache *tcache, unsigned class_no)
-{
-	struct heap *heap = tcache->heap;
-	struct unit *slab;
-	uint64_t unit_no;
-
-	heap_lock(heap);
-	slab = slab_adopt(heap, class_no, tcache->id);
-	if (!slab) {
-		release_kept(tcache);
-		unit_no = units_take(heap, &tcache->near, size_classes[class_no].units, 1);
-		slab = unit_no ? slab_make(heap, unit_no, class_no, tcache->id) : NULL;
-		/* trying may have examined segments with slabs of this class: use those first */
-		if (heap->unowned[class_no]) {
-			if (slab) {
-				slab_set_owner(slab, OWNER_NONE);
-				slab_settle(heap, slab);
-			}
-			slab = slab_adopt(heap, class_no, tcache->id);
-		}
-	}
-	if (slab)
-		owned_push(tcache, slab);
-	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
-	heap_unlock(heap);
-	return slab;
-}
-
-/* Let the window have the next word of `slab` with free slots: in turn, so that each has gathered some. */
-static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
-{
-	uint64_t behind = slab->summary & ~low_mask(window->word + 1);
-	unsigned w = lowest_bit(behind ? behind : slab->summary);
-	uint64_t *pair = slab_pair(slab, w);
-
-	if (unlikely(truth_load(&pair[1]) != 0))
-		slab_harvest_word(slab, w);
-	window->live = (intptr_t)pair - (intptr_t)tcache;
-	window->mask = slab_word_mask(slab, w);
-	window->word = w;
-	window->slot_size = slab->slot_size;
-	window->base = tcache->base + ((uint64_t)(slab - tcache->units) << UNIT_SHIFT) +
-	               (uint64_t)w * 64 * slab->slot_size;
-}
-
-/* The window's word is full, whatever was freed there since it was loaded: take note of it. True if the slab has
- * another one with free slots. */
-static bool has_next_word(struct unit *slab, const struct window *window)
-{
-	slab->summary &= ~(UINT64_C(1) << window->word);
-	return slab->summary != 0;
-}
-
-static void window_clear(struct tcache *tcache, unsigned class_no)
-{
-	memset(&tcache->window[class_no], 0, sizeof(tcache->window[class_no]));
-	tcache->current[class_no] = NULL;
-}
-
-/* The cache's next slab with free slots, or NULL. */
-static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
-{
-	struct unit *slab = tcache_next_partial(tcache, class_no);
-
-	return slab ? slab : kept_take(tcache, class_no);
-}
-
-void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
-{
-	struct window *window = &tcache->window[class_no];
-	struct unit *slab = tcache->current[class_no];
-	void *p;
-
-	while (!window_take(tcache, window, &p)) {
-		if (slab && !has_next_word(slab, window)) {
-			slab_look(slab);
-			if (!slab->summary) {
-				slab->empty = 0;
-				slab->alarm = ALARM_ALWAYS;
-				window_clear(tcache, class_no);
-				slab = NULL;
-			}
-		}
-		if (!slab) {
-			slab = next_slab(tcache, class_no);
-			if (!slab && load_relaxed(&tcache->inbox) & ADDRESS_MASK) {
-				inbox_drain(tcache);
-				slab = next_slab(tcache, class_no);
-			}
-			if (!slab)
-				slab = acquire_near(tcache, class_no);
-			if (!slab && may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
-				p = join_take(tcache, class_no);
-				if (p)
-					return p;
-			}
-			if (!slab && !(slab = acquire(tcache, class_no)))
-				return NULL;
-			slab->alarm = ALARM_NEVER;
-			slab->no_run = 65;
-			slab_forget_joined(slab);
-			tcache->current[class_no] = slab;
-			window->word = PAIRS - 1; /* the next is the first */
-		}
-		window_load(tcache, window, slab);
-	}
-	return p;
-}
-
-bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p)
-{
-	struct window *window = &tcache->window[class_no];
-	struct unit *slab = tcache->current[class_no];
-
-	if (!slab || !has_next_word(slab, window))
-		return false;
-	window_load(tcache, window, slab);
-	return window_take(tcache, window, p);
-}
-
-/* The slab is in the window and nothing in it is allocated. */
-static bool is_current_empty(const struct tcache *tcache, unsigned class_no)
-{
-	const struct unit *slab = tcache->current[class_no];
-
-	for (unsigned w = 0; slab && w < slab->words; w++)
-		if (truth_load(slab_pair(slab, w)))
-			return false;
-	return slab;
-}
-
-bool tcache_release_empty(struct tcache *tcache)
-{
-	struct heap *heap = tcache->heap;
-	bool any;
-
-	inbox_drain(tcache);
-	for (unsigned c = 0; c < CLASSES; c++)
-		join_end(tcache, c);
-	any = tcache->kept;
-	release_kept(tcache);
-	for (unsigned c = 0; c < CLASSES; c++) {
-		struct unit *slab = tcache->current[c];
-
-		if (!is_current_empty(tcache, c))
-			continue;
-		slab->alarm = ALARM_ALWAYS;
-		window_clear(tcache, c);
-		owned_release(tcache, slab);
-		any = true;
-	}
-	if (any)
-		giveback_note(heap);
-	return any;
 }
 
 /* ---------------------------------------------------------------- coming and going */

@@ -148,11 +148,15 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
 	return true;
 }
 
-/* The window has no slot: take one of the next word of the same slab for *p; false if that needs more than a look. */
-bool tcache_next_word(struct tcache *tcache, unsigned class_no, void **p);
+/* Take a slot of the window, or of the next word or slab of the thread's own that has one, for *p. False if it has none;
+ * then the window has no slab either. */
+bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p);
 
-/* Take a slot when the window has none: of the next word of the slab, a partial slab, an adopted or a new one; or, if the
- * caller may have any multiple of 16, joined slots. NULL with errno ENOMEM. */
+/* Take back what other threads freed in own slabs; false if nothing was reported. */
+bool inbox_drain(struct tcache *tcache);
+
+/* Take a slot of an own slab, of an adopted or a new one; or, if the caller may have any multiple of 16, joined slots.
+ * NULL with errno ENOMEM. */
 void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join);
 
 /* Take the first partial slab of the class out of its list; NULL if there is none. */

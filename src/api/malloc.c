@@ -31,15 +31,10 @@ static noinline void *malloc_slow(struct heap *heap, size_t size)
 	return is_too_large(size) ? NULL : alloc_new(heap, size, 8, &is_zero);
 }
 
-/* Take a slot of the window, also for sizes beyond the table, or of the slab's next word. */
+/* Take a slot of the thread's own slabs, also for sizes beyond the table. */
 static bool take(struct tcache *tcache, size_t size, void **p)
 {
-	unsigned class_no;
-
-	if (unlikely(size > SMALL_MAX))
-		return false;
-	class_no = class_of(size);
-	return fast_take(tcache, class_no, p) || tcache_next_word(tcache, class_no, p);
+	return likely(size <= SMALL_MAX) && tcache_take_own(tcache, class_of(size), p);
 }
 
 /* The thread's cache of an open heap of this process, the most recent one from now on; NULL if it has none. */
@@ -88,7 +83,7 @@ void *fm_malloc(fm_heap *handle, size_t size)
 	void *p;
 
 	if (likely(size <= TABLE_MAX && tcache->heap == heap_of_handle(handle) &&
-	           fast_take_by_table(tcache, size, &p)))
+	           fast_take(tcache, size, &p)))
 		return p;
 	return malloc_handle(handle, size);
 }
@@ -98,7 +93,7 @@ void *fmalloc(size_t size)
 	struct tcache *tcache = thread_target;
 	void *p;
 
-	if (likely(size <= TABLE_MAX && fast_take_by_table(tcache, size, &p)))
+	if (likely(size <= TABLE_MAX && fast_take(tcache, size, &p)))
 		return p;
 	return malloc_target(size);
 }

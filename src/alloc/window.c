@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Allocating when a window has no slot: from the thread's own slabs, from others, from new ones.
+ */
+#include "giveback.h"
+#include "join.h"
+#include "lists.h"
+#include "owner.h"
+#include "segment.h"
+
+#include <string.h>
+
+static void release_kept(struct tcache *tcache)
+{
+	while (tcache->kept) {
+		struct unit *slab = tcache->kept;
+
+		tcache->kept = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		owned_release(tcache, slab);
+	}
+	tcache->kept_units = 0;
+}
+
+static struct unit *make_near(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	struct unit *slab = NULL;
+	uint64_t unit_no;
+
+	tcache_begin_units(tcache);
+	unit_no = units_take_near(heap, &tcache->near, size_classes[class_no].units, USED_BEFORE);
+	if (unit_no)
+		slab = slab_make(heap, unit_no, class_no, tcache->id);
+	tcache_end_units(tcache);
+	return slab;
+}
+
+/* A slab in a segment that the cache knows, of units that were used before; NULL if there are none, or there are slabs
+ * of the class without owner, which come first. Without the lock. */
+static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	struct unit *slab;
+
+	if (load_relaxed(&heap->unowned[class_no]))
+		return NULL;
+	slab = make_near(tcache, class_no);
+	if (!slab && tcache->kept) {
+		release_kept(tcache);
+		giveback_note(heap);
+		slab = make_near(tcache, class_no);
+	}
+	if (slab)
+		owned_push(tcache, slab);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
+	return slab;
+}
+
+/* Is there a slab to adopt, or one to make of units that were used before? */
+static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	bool can;
+
+	release_kept(tcache);
+	heap_lock(heap);
+	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
+	heap_unlock(heap);
+	return can;
+}
+
+static struct unit *acquire(struct tcache *tcache, unsigned class_no)
+{
+	struct heap *heap = tcache->heap;
+	struct unit *slab;
+	uint64_t unit_no;
+
+	heap_lock(heap);
+	slab = slab_adopt(heap, class_no, tcache->id);
+	if (!slab) {
+		release_kept(tcache);
+		unit_no = units_take(heap, &tcache->near, size_classes[class_no].units, 1);
+		slab = unit_no ? slab_make(heap, unit_no, class_no, tcache->id) : NULL;
+		/* trying may have examined segments with slabs of this class: use those first */
+		if (heap->unowned[class_no]) {
+			if (slab) {
+				slab_set_owner(slab, OWNER_NONE);
+				slab_settle(heap, slab);
+			}
+			slab = slab_adopt(heap, class_no, tcache->id);
+		}
+	}
+	if (slab)
+		owned_push(tcache, slab);
+	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
+	heap_unlock(heap);
+	return slab;
+}
+
+/* Let the window have the next word of `slab` that has free slots, or had when the summary was made: in turn, so that each
+ * has gathered some. */
+static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
+{
+	uint64_t behind = slab->summary & ~low_mask(window->word + 1);
+	unsigned w = lowest_bit(behind ? behind : slab->summary);
+	uint64_t *pair = slab_pair(slab, w);
+
+	if (unlikely(truth_load(&pair[1]) != 0))
+		slab_harvest_word(slab, w);
+	window->live = (intptr_t)pair - (intptr_t)tcache;
+	window->mask = slab_word_mask(slab, w);
+	window->word = w;
+	window->slot_size = slab->slot_size;
+	window->base = tcache->base + ((uint64_t)(slab - tcache->units) << UNIT_SHIFT) +
+	               (uint64_t)w * 64 * slab->slot_size;
+}
+
+static void window_clear(struct tcache *tcache, unsigned class_no)
+{
+	memset(&tcache->window[class_no], 0, sizeof(tcache->window[class_no]));
+	tcache->current[class_no] = NULL;
+}
+
+/* The window is the slab's from now on, before its first word. The slab is in no list, its summary complete. */
+static void window_enter(struct tcache *tcache, unsigned class_no, struct unit *slab)
+{
+	slab->alarm = ALARM_NEVER;
+	slab->no_run = 65;
+	slab_forget_joined(slab);
+	tcache->current[class_no] = slab;
+	tcache->window[class_no].word = PAIRS - 1;
+}
+
+/* The window's word is full, whatever was freed there since it was loaded: has the slab another one with free slots? If
+ * the summary knows of none, what was freed meanwhile is looked for. */
+static bool has_next_word(struct unit *slab, const struct window *window)
+{
+	slab->summary &= ~(UINT64_C(1) << window->word);
+	if (!slab->summary && slab->words > 1)
+		slab_look(slab);
+	return slab->summary != 0;
+}
+
+/* The cache's next slab with free slots, or NULL. */
+static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
+{
+	struct unit *slab = tcache_next_partial(tcache, class_no);
+
+	return slab ? slab : kept_take(tcache, class_no);
+}
+
+bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p)
+{
+	struct window *window = &tcache->window[class_no];
+	struct unit *slab = tcache->current[class_no];
+
+	while (!window_take(tcache, window, p)) {
+		if (slab && !has_next_word(slab, window)) {
+			slab->empty = 0;
+			slab->alarm = ALARM_ALWAYS;
+			slab = NULL;
+		}
+		if (!slab) {
+			slab = next_slab(tcache, class_no);
+			if (!slab) {
+				window_clear(tcache, class_no);
+				return false;
+			}
+			window_enter(tcache, class_no, slab);
+		}
+		window_load(tcache, window, slab);
+	}
+	return true;
+}
+
+/* A slab from where the lock may be needed, or of new space; or joined slots for *p, if the caller may have any multiple
+ * of 16. NULL if there is neither, or with *p. */
+static struct unit *find_slab(struct tcache *tcache, unsigned class_no, bool may_join, void **p)
+{
+	struct unit *slab = acquire_near(tcache, class_no);
+
+	if (slab)
+		return slab;
+	if (may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
+		*p = join_take(tcache, class_no);
+		if (*p)
+			return NULL;
+	}
+	return acquire(tcache, class_no);
+}
+
+void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)
+{
+	struct unit *slab;
+	void *p = NULL;
+
+	while (!tcache_take_own(tcache, class_no, &p)) {
+		if (inbox_drain(tcache))
+			continue;
+		p = NULL;
+		slab = find_slab(tcache, class_no, may_join, &p);
+		if (!slab)
+			return p;
+		window_enter(tcache, class_no, slab);
+		window_load(tcache, &tcache->window[class_no], slab);
+	}
+	return p;
+}
+
+/* The slab is in the window and nothing in it is allocated. */
+static bool is_current_empty(const struct tcache *tcache, unsigned class_no)
+{
+	const struct unit *slab = tcache->current[class_no];
+
+	for (unsigned w = 0; slab && w < slab->words; w++)
+		if (truth_load(slab_pair(slab, w)))
+			return false;
+	return slab;
+}
+
+bool tcache_release_empty(struct tcache *tcache)
+{
+	struct heap *heap = tcache->heap;
+	bool any;
+
+	inbox_drain(tcache);
+	for (unsigned c = 0; c < CLASSES; c++)
+		join_end(tcache, c);
+	any = tcache->kept;
+	release_kept(tcache);
+	for (unsigned c = 0; c < CLASSES; c++) {
+		struct unit *slab = tcache->current[c];
+
+		if (!is_current_empty(tcache, c))
+			continue;
+		slab->alarm = ALARM_ALWAYS;
+		window_clear(tcache, c);
+		owned_release(tcache, slab);
+		any = true;
+	}
+	if (any)
+		giveback_note(heap);
+	return any;
+}
