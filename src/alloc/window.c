@@ -160,14 +160,13 @@ bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p)
 		if (slab && !has_next_word(slab, window)) {
 			slab->empty = 0;
 			slab->alarm = ALARM_ALWAYS;
+			window_clear(tcache, class_no);
 			slab = NULL;
 		}
 		if (!slab) {
 			slab = next_slab(tcache, class_no);
-			if (!slab) {
-				window_clear(tcache, class_no);
-				return false;
-			}
+			if (!slab)
+				return false; /* and nothing was stored: tcache_none is all threads' */
 			window_enter(tcache, class_no, slab);
 		}
 		window_load(tcache, window, slab);
