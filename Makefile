@@ -16,6 +16,8 @@
 CC      ?= cc
 CXX     ?= c++
 AR      ?= ar
+LD      ?= ld
+OBJCOPY ?= objcopy
 PREFIX  ?= /usr/local
 DESTDIR ?=
 CFLAGS  ?= -O2 -g
@@ -46,6 +48,7 @@ OBJ  := $(SRC:src/%.c=$(B)/pic/%.o)
 HOOK := $(SRC:src/%.c=$(B)/hook/%.o)
 
 A  := $(B)/libfmalloc.a
+INNER := $(B)/inner/libfmalloc.a
 SO := $(B)/libfmalloc.so
 
 # The malloc family for programs that know nothing of fmalloc. Its thread-local variables may be used where
@@ -73,7 +76,18 @@ $(B)/hook/%.o: src/%.c
 	@mkdir -p $(@D)
 	$(CC) $(C_FLAGS) -DFM_TRUTH_HOOK -c $< -o $@
 
-$(A): $(OBJ)
+# One object, whose inner names are its own: a program may use any of them for something else.
+$(B)/fmalloc.o: $(OBJ)
+	$(LD) -r -o $@ $^
+	$(OBJCOPY) --localize-hidden $@
+
+$(A): $(B)/fmalloc.o
+	rm -f $@
+	$(AR) rcs $@ $^
+
+# For tests of modules.
+$(B)/inner/libfmalloc.a: $(OBJ)
+	@mkdir -p $(@D)
 	rm -f $@
 	$(AR) rcs $@ $^
 
@@ -166,13 +180,9 @@ $(B)/tests/crash/%: tests/crash/%.c $(B)/hook/libfmalloc.a
 	$(CC) $(C_FLAGS) -DFM_TRUTH_HOOK -Iinclude -Isrc -Itests/support $< $(B)/hook/libfmalloc.a -lcmocka -o $@
 
 # Tests of modules see the sources.
-$(B)/tests/atomic/%: tests/atomic/%.c $(A)
+$(filter $(foreach area,atomic concurrency hostile unit,$(B)/tests/$(area)/%),$(TESTS)): $(B)/tests/%: tests/%.c $(INNER)
 	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
-
-$(B)/tests/unit/%: tests/unit/%.c $(A)
-	@mkdir -p $(@D)
-	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(A) -lcmocka -o $@
+	$(CC) $(C_FLAGS) -Iinclude -Isrc -Itests/support $< $(INNER) -lcmocka -o $@
 
 # They run with libfmalloc-preload.so, and call malloc where they say so.
 $(B)/tests/preload/%: tests/preload/%.c $(A) $(PRELOAD)

@@ -67,6 +67,8 @@ if [ -f "$build/libfmalloc.so" ]; then
 	listed=$(sed -n '/global:/,/local:/s/^[[:space:]]*\([a-z_]*\);$/\1/p' src/fmalloc.map | sort)
 	different=$( (echo "$exported"; echo "$listed") | sort | uniq -u)
 	verdict "the library exports what src/fmalloc.map lists" "$different"
+	verdict "the archive defines what src/fmalloc.map lists, and nothing else" \
+		"$( (nm -g --defined-only "$build/libfmalloc.a" | awk 'NF == 3 {print $3}' | sort; echo "$listed") | sort | uniq -u)"
 	verdict "the library neither prints nor exits; only misuse.c can abort" \
 		"$(nm -D --undefined-only "$build/libfmalloc.so" |
 			grep -E ' (printf|fprintf|puts|putchar|fputs|perror|vprintf|vfprintf|exit|_exit|_Exit|__assert_fail|syslog)(@|$)';
@@ -76,7 +78,7 @@ if [ -f "$build/libfmalloc.so" ]; then
 	verdict "the library needs libc alone" \
 		"$(readelf -d "$build/libfmalloc.so" | sed -n 's/.*NEEDED.*\[\(.*\)\]/\1/p' | grep -vE '^(libc|libpthread|ld-linux-.*)\.so')"
 else
-	for what in exports calls needs; do
+	for what in exports archive calls needs; do
 		number=$((number + 1))
 		echo "ok $number - $what # SKIP $build/libfmalloc.so is not built"
 	done
