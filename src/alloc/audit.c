@@ -422,6 +422,8 @@ static void audit_owned(struct audit *audit, const struct tcache *tcache, const 
 			report(audit, off, live, "emptiness of a word that disagrees with the file");
 		if (!in_window && slab->summary >> w & 1 && !free)
 			report(audit, off, live, "summary of a word that disagrees with the file");
+		if (slab->alarm == ALARM_ALWAYS && ~live & slab_word_mask(slab, w))
+			report(audit, off, live, "free slots of a slab that counts as full");
 	}
 }
 

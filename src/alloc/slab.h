@@ -8,7 +8,7 @@
  *       that its remote bit is 0 too
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
  *   S4  summary has bit w  =>  word w has a free slot or a freed one that is not harvested; of the word in a window it says nothing.
- *       A slab that is in a list has a bit at least
+ *       A slab that is in a list has a bit at least, and one that is in none no free slot
  *   S5  empty has bit w  <=>  live word w is 0; of a slab in a window, or a source, it says nothing
  *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window, or a source of joined slots; ALARM_KEPT  <=>  it is empty and in its owner's list of
  *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
