@@ -128,7 +128,7 @@ static uint64_t punch(struct heap *heap, uint64_t want_len, uint64_t min_len, bo
 
 static void look(struct heap *heap)
 {
-	units_settle(heap);
+	units_release_segments(heap);
 	if (punch(heap, LOOK_AT_MOST, HOLE_AT_LEAST, true) >= LOOK_AT_MOST)
 		return; /* the next release goes on */
 	for (uint64_t s = 0; s < segments_end(heap); s++)
@@ -174,7 +174,7 @@ bool giveback_now(struct heap *heap, uint64_t keep_len, uint64_t min_len)
 {
 	uint64_t have = 0;
 
-	units_settle(heap);
+	units_release_segments(heap);
 	for (uint64_t s = 0; s < segments_end(heap); s++)
 		have += (uint64_t)count_bits(free_backed(heap, s)) << UNIT_SHIFT;
 	return have > keep_len && punch(heap, have - keep_len, min_len, false) > 0;
@@ -185,7 +185,7 @@ bool giveback_tail(struct heap *heap)
 	uint64_t last, end, first;
 	bool cut;
 
-	units_settle(heap);
+	units_release_segments(heap);
 	directory_shrink(heap);
 	last = directory_last(heap);
 	while (last > 0 && segment_state(heap, last) == SEG_INTERIOR)

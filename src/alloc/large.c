@@ -87,8 +87,11 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	uint64_t first, off;
 	int r;
 
-	units_settle(heap);
 	first = directory_find(heap, n);
+	if (first == 0 || first + n - 1 > directory_last(heap)) {
+		units_release_segments(heap);
+		first = directory_find(heap, n);
+	}
 	off = first << SEGMENT_SHIFT;
 	if (first == 0)
 		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
@@ -127,11 +130,10 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 	if (pages > unit->pages) {
 		uint64_t from = off + unit->pages * LENGTH_PAGE;
 
-		units_settle(heap);
 		if (first + n > heap->segments_max || first + n >= directory_reach(heap))
 			return false;
 		for (uint64_t s = first + old; s < first + n; s++)
-			if (segment_state(heap, s) != SEG_FREE)
+			if (segment_state(heap, s) != SEG_FREE && !segment_release_if_empty(heap, s))
 				return false;
 		if (backing_ensure(heap, from, off + pages * LENGTH_PAGE - from) ||
 		    descriptors_cover(heap, first + n))

@@ -82,8 +82,20 @@ void units_settle(struct heap *heap)
 	for (s = exchange_seq(&heap->stale, UINT64_C(0)); s; s = next) {
 		next = load_relaxed(&heap->segments[s - 1].stale_next);
 		store_seq(&heap->segments[s - 1].is_stale, (uint8_t)0);
-		if (!segment_release_if_empty(heap, s - 1))
+		/* what a commit finds free may be given back after it */
+		if (!heap->store.is_atomic || !segment_release_if_empty(heap, s - 1))
 			bucket_update(heap, s - 1);
+	}
+}
+
+void units_release_segments(struct heap *heap)
+{
+	uint32_t next;
+
+	units_settle(heap);
+	for (uint32_t s = heap->bucket[SEGMENT_UNITS - 1]; s; s = next) {
+		next = heap->segments[s - 1].next;
+		segment_release_if_empty(heap, s - 1);
 	}
 }
 
@@ -204,6 +216,7 @@ static uint64_t take_tightest(struct heap *heap, unsigned n, unsigned align, enu
 	return 0;
 }
 
+/* The segment is one of the near ones, and has more free units than it had. */
 static void near_note(struct near *near, uint64_t segment_no)
 {
 	uint32_t s = (uint32_t)segment_no + 1;
@@ -213,26 +226,35 @@ static void near_note(struct near *near, uint64_t segment_no)
 		return;
 	while (i < near->n && near->segment[i] < s)
 		i++;
-	if (i < near->n && near->segment[i] == s)
-		return;
-	if (near->n == NEAR_SEGMENTS) {
-		/* in turn: what a thread still uses comes back */
-		unsigned out = near->turn++ % NEAR_SEGMENTS;
+	if (i == near->n || near->segment[i] != s) {
+		if (near->n == NEAR_SEGMENTS) {
+			/* in turn: what a thread still uses comes back */
+			unsigned out = near->turn++ % NEAR_SEGMENTS;
 
-		memmove(&near->segment[out], &near->segment[out + 1], (--near->n - out) * sizeof(s));
-		i -= i > out;
+			memmove(&near->segment[out], &near->segment[out + 1], (--near->n - out) * sizeof(s));
+			memmove(&near->below[out], &near->below[out + 1], near->n - out);
+			i -= i > out;
+		}
+		memmove(&near->segment[i + 1], &near->segment[i], (near->n - i) * sizeof(s));
+		memmove(&near->below[i + 1], &near->below[i], near->n++ - i);
+		near->segment[i] = s;
 	}
-	memmove(&near->segment[i + 1], &near->segment[i], (near->n++ - i) * sizeof(s));
-	near->segment[i] = s;
+	near->below[i] = SEGMENT_UNITS;
 }
 
-uint64_t units_take_near(struct heap *heap, const struct near *near, unsigned n, enum which_units which)
+uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which)
 {
 	for (unsigned i = 0; i < near->n; i++) {
-		uint64_t unit_no = take_in(heap, near->segment[i] - 1, n, 1, which);
+		uint64_t unit_no;
 
+		if (n >= near->below[i])
+			continue;
+		unit_no = take_in(heap, near->segment[i] - 1, n, 1, which);
 		if (unit_no)
 			return unit_no;
+		/* what other threads release there is found again with the lock */
+		if (which == BACKED)
+			near->below[i] = (uint8_t)n;
 	}
 	return 0;
 }

@@ -16,6 +16,7 @@
  * are tried: that keeps the last ones empty. They may be anything by now. */
 struct near {
 	uint32_t segment[NEAR_SEGMENTS]; /* number + 1 */
+	uint8_t below[NEAR_SEGMENTS];    /* it had no backed run of so many units when last looked at */
 	uint32_t n;
 	uint32_t turn;                   /* who makes room for another one */
 };
@@ -25,7 +26,7 @@ enum which_units { ANY, BACKED, USED_BEFORE };
 
 /* Take `n` consecutive backed units in one of the segments of `near`: their first one's number, or 0. Their truth and
  * descriptors are the caller's to set. Without the lock. */
-uint64_t units_take_near(struct heap *heap, const struct near *near, unsigned n, enum which_units which);
+uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which);
 
 /* The units are free by truth now: so they are here. `near` may be NULL. With or without the lock. */
 void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n);
@@ -49,7 +50,11 @@ void units_offer(struct heap *heap, uint64_t segment_no, uint64_t units);
 /* No thread takes these units any more, if all of them are free: else false. Until they are offered again. */
 bool units_withdraw(struct heap *heap, uint64_t segment_no, uint64_t units);
 
-/* Take note of what was released since the last time: segments without used units become free ones. */
+/* Take note of what was released since the last time. In an atomic heap segments without used units become free ones;
+ * in a live one they keep their metadata, and threads go on taking units of them, until somebody wants free segments. */
 void units_settle(struct heap *heap);
+
+/* The same, and segments without used units become free ones in any heap. */
+void units_release_segments(struct heap *heap);
 
 #endif
