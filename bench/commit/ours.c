@@ -12,10 +12,16 @@ struct record {
 
 typedef fm_ptr(struct record) record_ptr;
 
+/* The key stands beside the pointer, so that looking for one reads no other's record. */
+struct slot {
+	uint64_t key;
+	record_ptr record;
+};
+
 /* Open addressing by a hash of the key, at most half full. */
 struct table {
 	uint64_t mask;
-	record_ptr slot[];
+	struct slot slot[];
 };
 
 #define ROOT "records"
@@ -33,12 +39,12 @@ static uint64_t hash_of(uint64_t key)
 	return key ^ key >> 32;
 }
 
-static record_ptr *slot_of(uint64_t key)
+/* Where the key is, or the free slot where it would be. */
+static struct slot *slot_of(uint64_t key)
 {
 	uint64_t i = hash_of(key) & table->mask;
-	struct record *record;
 
-	while ((record = fm_get(heap, table->slot[i])) && record->key != key)
+	while (table->slot[i].key != key && table->slot[i].record)
 		i = (i + 1) & table->mask;
 	return &table->slot[i];
 }
@@ -57,14 +63,15 @@ static void commit(void)
 
 static void add_record(uint64_t key)
 {
-	record_ptr *slot = slot_of(key);
+	struct slot *slot = slot_of(key);
 	struct record *record = bench_need(fm_malloc(heap, sizeof(*record)));
 
 	declare(record, sizeof(*record));
 	record->key = key;
 	memset(record->value, 0, sizeof(record->value));
 	declare(slot, sizeof(*slot));
-	fm_set(heap, slot, record);
+	slot->key = key;
+	fm_set(heap, &slot->record, record);
 }
 
 static void fill(uint64_t records)
@@ -135,7 +142,7 @@ void store_begin(unsigned thread)
 
 void store_update(unsigned thread, uint64_t key, const unsigned char *value)
 {
-	struct record *record = fm_get(heap, *slot_of(key));
+	struct record *record = fm_get(heap, slot_of(key)->record);
 
 	(void)thread;
 	declare(record->value, VALUE_LEN);
@@ -156,7 +163,7 @@ void store_read_begin(void)
 
 uint64_t store_read(uint64_t key)
 {
-	struct record *record = fm_get(heap, *slot_of(key));
+	struct record *record = fm_get(heap, slot_of(key)->record);
 	uint64_t value;
 
 	memcpy(&value, record->value, sizeof(value));

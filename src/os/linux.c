@@ -74,28 +74,43 @@ int out_of_the_way(int fd)
 	return high;
 }
 
-static int linux_open(const char *path, bool writable)
+static int open_as(const char *path, int flags)
 {
 	int fd;
 
 	/* O_NONBLOCK: a path that is a pipe or a device must not make us wait */
 	do
-		fd = open(path, (writable ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+		fd = open(path, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
 	while (fd < 0 && errno == EINTR);
 	return out_of_the_way(fd);
 }
 
-static int linux_reopen(int fd, bool writable)
+static int linux_open(const char *path, bool writable)
+{
+	return open_as(path, writable ? O_RDWR : O_RDONLY);
+}
+
+static int reopen_as(int fd, bool writable, int flags)
 {
 	char path[32];
-	int flags = fcntl(fd, F_GETFL);
+	int given = fcntl(fd, F_GETFL);
 
-	if (flags < 0)
+	if (given < 0)
 		return -errno;
-	if ((flags & O_ACCMODE) == O_WRONLY || (writable && (flags & O_ACCMODE) != O_RDWR))
+	if ((given & O_ACCMODE) == O_WRONLY || (writable && (given & O_ACCMODE) != O_RDWR))
 		return -EACCES; /* what the file allows is more than the caller was given */
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	return linux_open(path, writable);
+	return open_as(path, (writable ? O_RDWR : O_RDONLY) | flags);
+}
+
+static int linux_reopen(int fd, bool writable)
+{
+	return reopen_as(fd, writable, 0);
+}
+
+static int linux_reopen_direct(int fd)
+{
+	return reopen_as(fd, true, O_DIRECT);
 }
 
 static int linux_create_unnamed(const char *dir, mode_t mode)
@@ -462,6 +477,7 @@ static void linux_yield(void)
 const struct os_calls os_linux = {
 	.open = linux_open,
 	.reopen = linux_reopen,
+	.reopen_direct = linux_reopen_direct,
 	.create_unnamed = linux_create_unnamed,
 	.create_named = linux_create_named,
 	.link_unnamed = linux_link_unnamed,

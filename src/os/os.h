@@ -44,6 +44,8 @@ struct os_calls {
 	int (*open)(const char *path, bool writable);                  /* fd */
 	int (*reopen)(int fd, bool writable);                          /* fd with a description of its own; EBADF,
 	                                                                  EACCES if fd is not open like that */
+	int (*reopen_direct)(int fd);                                  /* for writing past the page cache, of whole pages
+	                                                                  from whole pages; EINVAL where that can't be */
 	int (*create_unnamed)(const char *dir, mode_t mode);           /* fd of a file without a name */
 	int (*create_named)(const char *path, mode_t mode);            /* fd; EEXIST if the path is taken */
 	int (*link_unnamed)(int fd, const char *path);                 /* EEXIST if the path is taken */

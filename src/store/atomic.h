@@ -134,6 +134,9 @@ void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic);
  * has nothing of the page, or -errno. */
 int diff_page(struct atomic *atomic, uint64_t page);
 
+/* Does a line of 64 bytes among `which`, a bit each, differ? 1: *line is the first, 0: none, or -errno. */
+int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line);
+
 /* Bytes that the page would take in records, or -errno. */
 int64_t diff_size(struct atomic *atomic, uint64_t page);
 

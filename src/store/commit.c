@@ -119,7 +119,7 @@ static void keep_found(struct atomic *atomic)
 	atomic->private_pages = 0;
 	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page)) {
 		atomic->private_pages++;
-		pageset_remove(found, page);
+		track_settled(&atomic->track, page);
 		if (!atomic->track.drops_unchanged && pageset_add(&atomic->kept, page, page + 1))
 			store_relaxed(&atomic->kept_pages, atomic->kept_pages + 1);
 	}
@@ -149,10 +149,10 @@ static void settle_unchanged(struct atomic *atomic, uint64_t from, uint64_t to)
 		return;
 	for (uint64_t page = from; page < to; page++) {
 		if (!is_private[page - from])
-			pageset_remove(&atomic->track.found, page);
+			track_settled(&atomic->track, page);
 		else if (atomic->track.drops_unchanged &&
 		         os->advise(atomic->store->base + page * LENGTH_PAGE, LENGTH_PAGE, OS_DROP) == 0)
-			pageset_remove(&atomic->track.found, page);
+			track_settled(&atomic->track, page);
 	}
 }
 

@@ -22,14 +22,17 @@ static bool differs(const uint8_t *a, const uint8_t *b)
 	return d != 0;
 }
 
-/* A bit for each line of 64 bytes that differs, widened to whole lines of atomic->line. */
-static uint64_t lines_of(const struct atomic *atomic, const uint8_t *now, const uint8_t *before)
+/* A bit for each line of 64 bytes among `which` that differs, widened to whole lines of atomic->line. */
+static uint64_t lines_of(const struct atomic *atomic, const uint8_t *now, const uint8_t *before, uint64_t which)
 {
 	unsigned wide = (unsigned)(atomic->line / LINE);
 	uint64_t lines = 0;
 
-	for (unsigned i = 0; i < PAGE_LINE; i++)
+	for (; which; which &= which - 1) {
+		unsigned i = lowest_bit(which);
+
 		lines |= (uint64_t)differs(now + i * LINE, before + i * LINE) << i;
+	}
 	if (wide == 1 || lines == 0)
 		return lines;
 	for (unsigned i = 0; i < PAGE_LINE; i += wide)
@@ -55,14 +58,15 @@ static const uint8_t *committed_page(const struct atomic *atomic, uint64_t page,
 	return NULL;
 }
 
-static int lines_in(const struct atomic *atomic, uint64_t page, uint64_t *lines)
+/* T1: nothing but `which` may have been written. */
+static int lines_in(const struct atomic *atomic, uint64_t page, uint64_t which, uint64_t *lines)
 {
 	_Alignas(64) uint8_t copy[LENGTH_PAGE];
 	int r = 0;
 	const uint8_t *before = committed_page(atomic, page, copy, &r);
 
 	if (before)
-		*lines = lines_of(atomic, atomic->store->base + page * LENGTH_PAGE, before);
+		*lines = lines_of(atomic, atomic->store->base + page * LENGTH_PAGE, before, which);
 	return r;
 }
 
@@ -84,7 +88,7 @@ int diff_page(struct atomic *atomic, uint64_t page)
 	struct record before = atomic->record;
 	const uint8_t *now = atomic->store->base + page * LENGTH_PAGE;
 	uint64_t lines = 0, last_word = 0;
-	int r = lines_in(atomic, page, &lines);
+	int r = lines_in(atomic, page, track_lines(&atomic->track, page), &lines);
 
 	if (r || !lines)
 		return r;
@@ -108,7 +112,7 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 {
 	uint64_t lines = 0;
 	int64_t size = 0;
-	int r = lines_in(atomic, page, &lines);
+	int r = lines_in(atomic, page, track_lines(&atomic->track, page), &lines);
 
 	if (r)
 		return r;
@@ -118,4 +122,15 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 		size += 8 + next_run(&lines, &from) * (int64_t)LINE;
 	}
 	return size;
+}
+
+int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line)
+{
+	uint64_t lines = 0;
+	int r = lines_in(atomic, page, which, &lines);
+
+	if (r || !lines)
+		return r;
+	*line = lowest_bit(lines);
+	return 1;
 }

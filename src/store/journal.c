@@ -15,6 +15,10 @@
 /* Not before so many times its length was written to it. */
 #define GROW_AFTER 2
 
+/* Records of up to this length are written past the page cache. ext4, mean of a synchronous write: 4 KiB 90 us instead of
+ * 102, 32 KiB the same either way, 256 KiB the longer way [measured]. */
+#define DIRECT_MAX (16 * KIB)
+
 /* A new extent is zeroed in pieces of this size. */
 #define ZERO_CHUNK (256 * KIB)
 
@@ -104,13 +108,27 @@ int journal_sync(const struct journal *journal, int own)
 	return r;
 }
 
-static int write_durably(const struct journal *journal, const void *bytes, uint64_t len, uint64_t off)
+static int write_by(const struct journal *journal, int own, const void *bytes, uint64_t len, uint64_t off)
 {
-	int fd = store_borrow_of(journal->store, journal->fd);
+	int fd = store_borrow_of(journal->store, own);
 	int r = fd < 0 ? fd : os->pwrite_sync(fd, bytes, len, off);
 
-	store_give_back_of(journal->fd, fd);
+	store_give_back_of(own, fd);
 	return r;
+}
+
+/* Past the page cache, if that is worth it. Not in the header: there a folio of the cache may have pages of the heap
+ * beside the journal's, and they would be written and waited for. Segments share no folio. */
+static int write_durably(struct journal *journal, const void *bytes, uint64_t len, uint64_t off)
+{
+	int r = -EINVAL;
+
+	if (journal->direct_fd >= 0 && len <= DIRECT_MAX && off >= SEGMENT_SIZE)
+		r = write_by(journal, journal->direct_fd, bytes, len, off);
+	if (r != -EINVAL)
+		return r;
+	/* a file system that says only now that it can't; what it may have written is written again */
+	return write_by(journal, journal->fd, bytes, len, off);
 }
 
 /* ---------------------------------------------------------------- checkpoint */
@@ -531,6 +549,7 @@ int journal_open(struct journal *journal, struct store *store, uint64_t limit, u
 			os->close(journal->fd);
 		return fail(-r, "opening the heap's file for its journal:");
 	}
+	journal->direct_fd = os->reopen_direct(store->fd);
 	pthread_mutex_init(&journal->super_lock, NULL);
 	pthread_mutex_init(&journal->checkpoint_lock, NULL);
 	pthread_mutex_init(&journal->lock, NULL);
@@ -543,6 +562,7 @@ void journal_close(struct journal *journal)
 {
 	checkpoint_stop(journal);
 	store_close_own(journal->store, journal->fd);
+	store_close_own(journal->store, journal->direct_fd);
 	store_close_own(journal->store, journal->sync_fd);
 	pthread_mutex_destroy(&journal->super_lock);
 	pthread_mutex_destroy(&journal->checkpoint_lock);

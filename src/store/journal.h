@@ -24,6 +24,7 @@ struct journal {
 	uint8_t uuid[16];      /* of the heap; */
 	uint64_t generation;   /* both as in the superblock, which the checkpoint writes */
 	int fd;                /* the committer's description: records */
+	int direct_fd;         /* the committer's for short records: past the page cache; -1: there is none */
 	int sync_fd;           /* the checkpointer's: a writeback error is reported once to each */
 	struct extent_rec extent[JOURNAL_EXTENTS]; /* the committer's copy */
 	unsigned extents;

@@ -49,6 +49,8 @@ struct track {
 	struct pageset always;   /* those among them that can't be protected */
 	struct pageset seen;   /* uffd: pages that were found, in ranges that are not dense; */
 	struct pageset dense;  /* of which 2 MiB most pages were found, by number of the range */
+	uint64_t *noted_lines; /* declared: by page, a bit for each line of 64 bytes that was declared since it was found last; */
+	uint64_t *found_lines; /* and of pages in `found`: the committer's */
 	bool drops_unchanged;  /* a page found unchanged is better dropped than kept */
 	bool checks;           /* declared: every private page is compared, for debugging */
 	uint64_t undeclared;   /* and this is the first byte that was changed without a declaration */
@@ -58,6 +60,11 @@ struct track {
 };
 
 extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits, track_declared;
+
+/* The lines of 64 bytes of a found page that may have been written, a bit each; and: nothing in it is
+ * to be committed any more, it is no longer found. */
+uint64_t track_lines(const struct track *track, uint64_t page);
+void track_settled(struct track *track, uint64_t page);
 
 /* Choose: the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
 int track_open(struct track *track, struct store *store, const char *name);

@@ -659,6 +659,13 @@ static void undeclared_writes_are_named(void **state)
 	FAILS(fm_commit(heap), -1, EPROTO);
 	assert_int_equal(fm_will_write(heap, p + 9000, 1), 0);
 	assert_int_equal(fm_commit(heap), 0);
+	/* also in a page of which other lines were declared */
+	assert_int_equal(fm_will_write(heap, p + 9000, 1), 0);
+	p[9000] = 2;
+	p[9100] = 2;
+	FAILS(fm_commit(heap), -1, EPROTO);
+	assert_int_equal(fm_will_write(heap, p + 9100, 1), 0);
+	assert_int_equal(fm_commit(heap), 0);
 	unsetenv("FMALLOC_DEBUG");
 	close_checked(heap);
 }

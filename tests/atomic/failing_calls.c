@@ -60,6 +60,7 @@ static bool fails(const char *name)
 
 CALL(open, (const char *path, bool writable), (path, writable))
 CALL(reopen, (int fd, bool writable), (fd, writable))
+CALL(reopen_direct, (int fd), (fd))
 CALL(create_unnamed, (const char *dir, mode_t mode), (dir, mode))
 CALL(link_unnamed, (int fd, const char *path), (fd, path))
 CALL(stat_fd, (int fd, struct os_stat *st), (fd, st))
@@ -490,6 +491,7 @@ static void prepare_table(void)
 #define REPLACE(name) fault.table.name = fault_##name
 	REPLACE(open);
 	REPLACE(reopen);
+	REPLACE(reopen_direct);
 	REPLACE(create_unnamed);
 	REPLACE(link_unnamed);
 	REPLACE(stat_fd);

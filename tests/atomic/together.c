@@ -300,7 +300,7 @@ static void closed_descriptors_cost_commits_only(void **state)
 	memset(p, 2, 1000);
 	assert_int_equal(fm_commit(heap), 0);
 	n = take_descriptors(text, mine);
-	assert_int_equal(n, 4);
+	assert_true(n == 5 || n == 4); /* one is for O_DIRECT, where the file system can */
 	memset(p, 3, 1000);
 	for (int i = 0; i < 2; i++) {
 		assert_int_equal(fm_commit(heap), -1);
