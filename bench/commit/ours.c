@@ -104,7 +104,6 @@ static void open_heap(unsigned flags)
 {
 	struct fm_options options = {.size = sizeof(options), .disable = FM_NO_EXIT_SYNC};
 
-	options.keep_max = bench_option("keep", 0) << 20;
 	heap = fm_open(path, flags | FM_ATOMIC | (is_declared ? FM_DECLARED : 0), &options);
 	if (!heap)
 		bench_die(fm_last_error());

@@ -86,8 +86,6 @@ class Bench:
                    *case.options]
         if contestant == "ours-declared":
             command.append("declared=1")
-        if case.gib:
-            command.append(f"keep={case.gib * 2048}")
         return command
 
     def run_once(self, case, contestant):

@@ -203,7 +203,8 @@ def scaling(figures, who):
 def resident(figures):
     rows = [[case.title, *(figures.cell(case.name, who) for who in OURS)]
             for case in CASES if case.gib and figures.is_there(case.name)]
-    return rows and table(["time of a commit", *OURS], rows)
+    runs = max((len(figures.values(case.name, who)) for case in CASES if case.gib for who in OURS), default=0)
+    return rows and f"{runs} run{'s' * (runs != 1)} each.\n\n" + table(["time of a commit", *OURS], rows)
 
 
 SECTIONS = [("", about), ("The bars", bars), ("Commits", commits), ("Reads", reads), ("Without pause", steady),
