@@ -73,6 +73,7 @@ static int reserved(int r, uint64_t len)
 CALL_FD(open, (const char *path, bool writable), (path, writable))
 CALL_FD(copy_fd, (int fd), (fd))
 CALL_FD(reopen, (int fd, bool writable), (fd, writable))
+CALL_FD(reopen_direct, (int fd), (fd))
 CALL_FD(create_unnamed, (const char *dir, mode_t mode), (dir, mode))
 CALL_FD(create_named, (const char *path, mode_t mode), (path, mode))
 CALL(link_unnamed, (int fd, const char *path), (fd, path))
@@ -903,6 +904,7 @@ static int setup(void **state)
 #define REPLACE(name) fault.table.name = fault_##name
 	REPLACE(open);
 	REPLACE(reopen);
+	REPLACE(reopen_direct);
 	REPLACE(copy_fd);
 	REPLACE(create_unnamed);
 	REPLACE(create_named);
