@@ -81,21 +81,31 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 
 /* ---------------------------------------------------------------- huge objects */
 
+/* Free segments for a huge object, in the file if there are some: *first is 0 if there is no address space. 0 or
+ * -errno: they can't be backed. */
+static int find_backed(struct heap *heap, uint64_t pages, uint64_t *first)
+{
+	uint64_t n = huge_segments(pages);
+
+	*first = directory_find(heap, n);
+	if (*first && *first + n - 1 <= directory_last(heap) &&
+	    backing_ensure(heap, *first << SEGMENT_SHIFT, pages * LENGTH_PAGE) == 0)
+		return 0;
+	/* before the file grows, and where it can't: those without used units */
+	units_release_segments(heap);
+	*first = directory_find(heap, n);
+	return *first ? backing_ensure(heap, *first << SEGMENT_SHIFT, pages * LENGTH_PAGE) : 0;
+}
+
 static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 {
 	uint64_t n = huge_segments(pages);
 	uint64_t first, off;
-	int r;
+	int r = find_backed(heap, pages, &first);
 
-	first = directory_find(heap, n);
-	if (first == 0 || first + n - 1 > directory_last(heap)) {
-		units_release_segments(heap);
-		first = directory_find(heap, n);
-	}
 	off = first << SEGMENT_SHIFT;
 	if (first == 0)
 		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
-	r = backing_ensure(heap, off, pages * LENGTH_PAGE);
 	if (!r)
 		r = descriptors_cover(heap, first + n);
 	if (r)

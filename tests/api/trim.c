@@ -157,6 +157,42 @@ static void test_tail(void **state)
 	close_heap();
 }
 
+/* Segments that are without used units keep their metadata for a while: a huge object gets them all the same, where the
+ * heap can't grow, and before it grows. */
+static void test_empty_segments(void **state)
+{
+	struct fm_options options = {.size = sizeof(options), .decay_ms = -1, .max_size = 44 * MIB};
+	uint64_t length = 0;
+	struct stat st;
+
+	(void)state;
+	fd = memfd_create("segments", MFD_CLOEXEC);
+	assert_true(fd >= 0);
+	heap = fm_open_fd(fd, FM_CREATE, &options);
+	assert_non_null(heap);
+	for (unsigned round = 0; round < 20; round++) {
+		void *huge, *run[10];
+
+		for (unsigned i = 0; i < 10; i++) {
+			run[i] = fm_malloc(heap, 3 * MIB); /* one a segment */
+			assert_non_null(run[i]);
+		}
+		expect_sound();
+		for (unsigned i = 0; i < 10; i++)
+			assert_int_equal(fm_free(run[i]), 0);
+		huge = fm_malloc(heap, 30 * MIB);
+		assert_non_null(huge);
+		memset(huge, (int)round, 30 * MIB);
+		expect_sound();
+		assert_int_equal(fm_free(huge), 0);
+		assert_int_equal(fstat(fd, &st), 0);
+		if (round == 0)
+			length = (uint64_t)st.st_size;
+		assert_int_equal(st.st_size, length);
+	}
+	close_heap();
+}
+
 /* Small objects: what the thread keeps goes too. */
 static void test_small(void **state)
 {
@@ -310,6 +346,7 @@ int main(void)
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_keeping),
 		cmocka_unit_test(test_tail),
+		cmocka_unit_test(test_empty_segments),
 		cmocka_unit_test(test_small),
 		cmocka_unit_test(test_decay),
 		cmocka_unit_test(test_errors),
