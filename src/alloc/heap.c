@@ -361,6 +361,7 @@ static void forget_derived(struct heap *heap)
 	memset(heap->bucket, 0, sizeof(heap->bucket));
 	memset(heap->unowned, 0, sizeof(heap->unowned));
 	heap->caches = NULL;
+	heap->cache_count = 0;
 }
 
 int heap_reopen(struct heap *heap, int fd)

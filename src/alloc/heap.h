@@ -137,6 +137,7 @@ struct heap {
 	uint64_t looked_ms;         /* atomic: when `idle` was set */
 	struct unit *unowned[CLASSES]; /* atomic heads: slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
+	uint32_t cache_count;       /* atomic: of them; a hint */
 	struct gate gate;           /* of an atomic heap */
 	struct applier applier;
 	uint64_t commit_calls;      /* atomic */

@@ -285,6 +285,7 @@ struct tcache *tcache_attach(struct heap *heap)
 	if (heap->caches)
 		heap->caches->heap_prev = tcache;
 	heap->caches = tcache;
+	store_relaxed(&heap->cache_count, heap->cache_count + 1);
 	heap_unlock(heap);
 	pthread_mutex_unlock(&membership);
 	return tcache;
@@ -312,6 +313,7 @@ static void unlink_cache(struct tcache *tcache)
 		tcache->heap->caches = tcache->heap_next;
 	if (tcache->heap_next)
 		tcache->heap_next->heap_prev = tcache->heap_prev;
+	store_relaxed(&tcache->heap->cache_count, tcache->heap->cache_count - 1);
 	/* all but the inbox and its generation, which outlive the stay */
 	memset(tcache, 0, offsetof(struct tcache, inbox));
 	tcache->heap_next = tcache->heap_prev = NULL;

@@ -156,21 +156,44 @@ static uint64_t starts_in(const struct segment *segment, unsigned n, unsigned al
 	return align > 1 ? starts & aligned_positions(align) : starts;
 }
 
-/* Take the first run of the segment that would do: its first unit, or 0. */
-static uint64_t take_in(struct heap *heap, uint64_t segment_no, unsigned n, unsigned align, enum which_units which)
+/* Which of the `starts` in the segment to take for less than a lane, where other threads allocate too: the first one in
+ * the thread's lane, or else in a lane of which nothing is taken, or else of all. */
+static unsigned start_apart(const struct heap *heap, const struct near *near, uint64_t segment_no, uint64_t starts)
+{
+	const uint64_t lane = low_mask(LANE_UNITS);
+	uint64_t first_lane = segment_no * SEGMENT_UNITS / LANE_UNITS + 1;
+	uint64_t in_own = 0, in_free;
+
+	if (near->lane - first_lane < SEGMENT_UNITS / LANE_UNITS)
+		in_own = starts & lane << (near->lane - first_lane) * LANE_UNITS;
+	if (in_own)
+		return lowest_bit(in_own);
+	in_free = starts & starts_in(&heap->segments[segment_no], LANE_UNITS, LANE_UNITS, ANY);
+	return lowest_bit(in_free ? in_free : starts);
+}
+
+/* Take a run of the segment that would do: its first unit, or 0. */
+static uint64_t take_in(struct heap *heap, struct near *near, uint64_t segment_no, unsigned n, unsigned align,
+                        enum which_units which)
 {
 	struct segment *segment = &heap->segments[segment_no];
+	bool apart = near && n < LANE_UNITS && load_relaxed(&heap->cache_count) > 1;
 	uint64_t starts;
 
 	while ((starts = starts_in(segment, n, align, which)) != 0) {
-		uint64_t units = range_mask(lowest_bit(starts), n);
+		unsigned first = apart ? start_apart(heap, near, segment_no, starts) : lowest_bit(starts);
+		uint64_t units = range_mask(first, n);
+		uint64_t unit_no = segment_no * SEGMENT_UNITS + first;
 
 		if (!claim(segment, units))
 			continue;
 		/* a hole may have been punched between the look and the claim, or the file cut and extended */
 		if (which == ANY || ((load_seq(&segment->backed) & units) == units &&
-		                     (which == BACKED || !(load_relaxed(&segment->zero) & units))))
-			return segment_no * SEGMENT_UNITS + lowest_bit(starts);
+		                     (which == BACKED || !(load_relaxed(&segment->zero) & units)))) {
+			if (near && n < LANE_UNITS)
+				near->lane = unit_no / LANE_UNITS + 1;
+			return unit_no;
+		}
 		fetch_or_seq(&segment->free_units, units);
 		note_stale(heap, segment_no);
 	}
@@ -203,12 +226,12 @@ bool units_are_at_hand(struct heap *heap, unsigned n)
 }
 
 /* Take a run of the tightest segment: its first unit, or 0. */
-static uint64_t take_tightest(struct heap *heap, unsigned n, unsigned align, enum which_units which)
+static uint64_t take_tightest(struct heap *heap, struct near *near, unsigned n, unsigned align, enum which_units which)
 {
 	uint64_t segment_no, unit_no;
 
 	while (find(heap, n, align, which, &segment_no)) {
-		unit_no = take_in(heap, segment_no, n, align, which);
+		unit_no = take_in(heap, near, segment_no, n, align, which);
 		bucket_update(heap, segment_no);
 		if (unit_no)
 			return unit_no;
@@ -249,7 +272,7 @@ uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum 
 
 		if (n >= near->below[i])
 			continue;
-		unit_no = take_in(heap, near->segment[i] - 1, n, 1, which);
+		unit_no = take_in(heap, near, near->segment[i] - 1, n, 1, which);
 		if (unit_no)
 			return unit_no;
 		/* what other threads release there is found again with the lock */
@@ -273,7 +296,7 @@ uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned a
 	directory_scan(heap);
 	if (segment_state(heap, 0) == SEG_METADATA)
 		segment_examine(heap, 0);
-	while (!(unit_no = take_tightest(heap, n, align_units, ANY))) {
+	while (!(unit_no = take_tightest(heap, near, n, align_units, ANY))) {
 		if (segment_examine_some(heap) || segment_create(heap))
 			continue;
 		/* it can't grow: then all segments are looked at, however many */
@@ -284,7 +307,7 @@ uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned a
 	if (r) {
 		/* the disk is full; what was freed in this process is backed still */
 		put_back(heap, unit_no, n);
-		unit_no = take_tightest(heap, n, align_units, BACKED);
+		unit_no = take_tightest(heap, near, n, align_units, BACKED);
 		if (unit_no == 0)
 			return cannot_grow(heap, r), 0;
 	}

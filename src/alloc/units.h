@@ -19,7 +19,12 @@ struct near {
 	uint8_t below[NEAR_SEGMENTS];    /* it had no backed run of so many units when last looked at */
 	uint32_t n;
 	uint32_t turn;                   /* who makes room for another one */
+	uint64_t lane;                   /* the one it took of last: its first unit / LANE_UNITS, + 1 */
 };
+
+/* Threads that allocate side by side take units of lanes of their own, while there are any: what the processor fetches
+ * ahead behind the end of one thread's slab would else often be what another thread is writing. */
+#define LANE_UNITS 8
 
 /* Which free units will do: any; such that a store into them can't fail; of those, such that were used before. */
 enum which_units { ANY, BACKED, USED_BEFORE };

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Where and how a heap is mapped: fixed addresses, reading only, descriptors instead of paths; syncing
- * and closing.
+ * and closing; where threads allocate.
  */
 #include "../support/api_util.h"
+
+#include <pthread.h>
 
 /* ---------------------------------------------------------------- fixed addresses */
 
@@ -330,6 +332,63 @@ static void the_application_page_is_kept(void **state)
 	close_checked(heap);
 }
 
+/* ---------------------------------------------------------------- threads side by side */
+
+#define LANE    (512 * 1024) /* of LANE_UNITS units */
+#define LANES   64
+#define BY_TURN 700 /* objects of 1 KiB: more than a lane has */
+
+struct side {
+	fm_heap *heap;
+	pthread_barrier_t *turn;
+	unsigned who;
+	unsigned char in_lane[LANES]; /* it has an object there */
+};
+
+static void *allocate_by_turns(void *arg)
+{
+	struct side *side = arg;
+
+	for (unsigned i = 0; i < 2 * BY_TURN; i++) {
+		if (i % 2 == side->who) {
+			char *p = fm_malloc(side->heap, 1024);
+
+			NEED(p && (size_t)(p - (char *)side->heap->mem) / LANE < LANES);
+			side->in_lane[(p - (char *)side->heap->mem) / LANE] = 1;
+		}
+		pthread_barrier_wait(side->turn);
+	}
+	return NULL;
+}
+
+static void threads_allocate_apart(void **state)
+{
+	fm_heap *heap = create_heap();
+	pthread_barrier_t turn;
+	struct side sides[2];
+	pthread_t threads[2];
+	unsigned lanes[2] = { 0 };
+
+	(void)state;
+	assert_int_equal(pthread_barrier_init(&turn, NULL, 2), 0);
+	for (unsigned i = 0; i < 2; i++) {
+		sides[i] = (struct side){ .heap = heap, .turn = &turn, .who = i };
+		assert_int_equal(pthread_create(&threads[i], NULL, allocate_by_turns, &sides[i]), 0);
+	}
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(pthread_join(threads[i], NULL), 0);
+	for (unsigned l = 0; l < LANES; l++) {
+		assert_false(sides[0].in_lane[l] && sides[1].in_lane[l]);
+		lanes[0] += sides[0].in_lane[l];
+		lanes[1] += sides[1].in_lane[l];
+	}
+	// nobody took more than they filled
+	assert_in_range(lanes[0], 2, 3);
+	assert_in_range(lanes[1], 2, 3);
+	pthread_barrier_destroy(&turn);
+	close_checked(heap);
+}
+
 /* ---------------------------------------------------------------- main */
 
 int main(int argc, char **argv)
@@ -346,6 +405,7 @@ int main(int argc, char **argv)
 		API_TEST(a_closed_heap_is_gone),
 		API_TEST(sync_any_time),
 		API_TEST(the_application_page_is_kept),
+		API_TEST(threads_allocate_apart),
 	};
 
 	if (argc == 4 && strcmp(argv[1], "--open-fixed") == 0)
