@@ -132,7 +132,7 @@ int atomic_extended(struct store *store, uint64_t size)
 
 	store->end = max_u64(store->end, size);
 	store_release(&atomic->journal.must_sync, true);
-	return atomic->track.way->extended(&atomic->track, store->size, size);
+	return track_extended(&atomic->track, store->size, size);
 }
 
 void store_declare_metadata(struct store *store, uint64_t off, uint64_t len)

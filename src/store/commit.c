@@ -414,7 +414,7 @@ int atomic_drop_changes(struct atomic *atomic)
 	int r = os->advise(store->base, round_up(store->size, os->page_size()), OS_DROP);
 
 	if (!r)
-		r = atomic->track.way->dropped(&atomic->track);
+		r = track_dropped(&atomic->track);
 	if (r)
 		return r;
 	pageset_clear(&atomic->track.noted);

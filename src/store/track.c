@@ -82,6 +82,22 @@ int track_open(struct track *track, struct store *store, const char *name)
 	return fail(-r, "finding written pages by %s:", name ? name : "any means");
 }
 
+int track_note(struct track *track, uint64_t from, uint64_t to)
+{
+	pageset_add(&track->noted, from / LENGTH_PAGE, (to + LENGTH_PAGE - 1) / LENGTH_PAGE);
+	return 0;
+}
+
+int track_extended(struct track *track, uint64_t from, uint64_t to)
+{
+	return track->way->extended ? track->way->extended(track, from, to) : 0;
+}
+
+int track_dropped(struct track *track)
+{
+	return track->way->dropped ? track->way->dropped(track) : 0;
+}
+
 void track_close(struct track *track)
 {
 	track->way->close(track);

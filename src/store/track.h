@@ -28,13 +28,13 @@ struct track_way {
 	/* Begin: [0, size) of the mapping is accessible, and nothing in it is written. 0 or -errno. */
 	int (*open)(struct track *track);
 	void (*close)(struct track *track);
-	/* Bytes [from, to) of the mapping have become accessible. 0 or -errno. */
+	/* Bytes [from, to) of the mapping have become accessible. 0 or -errno. NULL: nothing is to be done, as below. */
 	int (*extended)(struct track *track, uint64_t from, uint64_t to);
 	/* Add all pages that were written since the last time to track->found, and protect them. */
 	int (*find)(struct track *track);
 	/* Bytes [from, to) are about to be written. */
 	int (*will_write)(struct track *track, uint64_t from, uint64_t to);
-	/* All private pages were dropped. */
+	/* All private pages were dropped. 0 or -errno; or NULL. */
 	int (*dropped)(struct track *track);
 	/* Bytes [from, to) are the allocator's: it stores there without declaring. Before it does. */
 	int (*metadata)(struct track *track, uint64_t from, uint64_t to);
@@ -65,6 +65,12 @@ extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits, tr
  * to be committed any more, it is no longer found. */
 uint64_t track_lines(const struct track *track, uint64_t page);
 void track_settled(struct track *track, uint64_t page);
+
+int track_extended(struct track *track, uint64_t from, uint64_t to);
+int track_dropped(struct track *track);
+
+/* For will_write: note the pages, nothing else, for writers that the page tables don't see. 0. */
+int track_note(struct track *track, uint64_t from, uint64_t to);
 
 /* Choose: the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
 int track_open(struct track *track, struct store *store, const char *name);

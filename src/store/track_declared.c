@@ -128,14 +128,6 @@ static int open_declared(struct track *track)
 	return r;
 }
 
-static int extended(struct track *track, uint64_t from, uint64_t to)
-{
-	(void)track;
-	(void)from;
-	(void)to;
-	return 0;
-}
-
 static int will_write(struct track *track, uint64_t from, uint64_t to)
 {
 	note_lines(track, from, to);
@@ -203,7 +195,6 @@ const struct track_way track_declared = {
 	.name = "declared",
 	.open = open_declared,
 	.close = close_declared,
-	.extended = extended,
 	.find = find,
 	.will_write = will_write,
 	.dropped = dropped,

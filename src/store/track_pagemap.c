@@ -40,33 +40,11 @@ static int find(struct track *track)
 	return 0;
 }
 
-static int extended(struct track *track, uint64_t from, uint64_t to)
-{
-	(void)track;
-	(void)from;
-	(void)to;
-	return 0;
-}
-
-static int will_write(struct track *track, uint64_t from, uint64_t to)
-{
-	pageset_add(&track->noted, from / LENGTH_PAGE, (to + LENGTH_PAGE - 1) / LENGTH_PAGE);
-	return 0;
-}
-
-static int dropped(struct track *track)
-{
-	(void)track;
-	return 0;
-}
-
 const struct track_way track_pagemap_bits = {
 	.kind = TRACK_PAGEMAP,
 	.name = "pagemap",
 	.open = open_pagemap,
 	.close = track_close_pagemap,
-	.extended = extended,
 	.find = find,
-	.will_write = will_write,
-	.dropped = dropped,
+	.will_write = track_note,
 };

@@ -118,31 +118,10 @@ static int find(struct track *track)
 	return r;
 }
 
-static int extended(struct track *track, uint64_t from, uint64_t to)
-{
-	(void)track;
-	(void)from;
-	(void)to;
-	return 0;
-}
-
-static int will_write(struct track *track, uint64_t from, uint64_t to)
-{
-	/* for writers that the page tables don't see */
-	pageset_add(&track->noted, from / LENGTH_PAGE, (to + LENGTH_PAGE - 1) / LENGTH_PAGE);
-	return 0;
-}
-
 static int find_all(struct track *track)
 {
 	pageset_move(&track->noted, &track->found);
 	return find(track);
-}
-
-static int dropped(struct track *track)
-{
-	(void)track;
-	return 0;
 }
 
 const struct track_way track_uffd = {
@@ -150,8 +129,6 @@ const struct track_way track_uffd = {
 	.name = "uffd",
 	.open = open_watch,
 	.close = close_watch,
-	.extended = extended,
 	.find = find_all,
-	.will_write = will_write,
-	.dropped = dropped,
+	.will_write = track_note,
 };
