@@ -116,7 +116,7 @@ static struct unit *described_head(struct heap *heap, uint64_t off)
 		return NULL;
 	unit = &heap->units[off >> UNIT_SHIFT];
 	unit -= load_relaxed(&unit->back);
-	/* the owner pairs with the release in slab_describe */
+	/* the owner pairs with the release in slab_set_owner */
 	return load_acquire(&unit->owner) != 0 || unit_state(unit) == UNIT_IS_RUN ? unit : NULL;
 }
 
@@ -142,12 +142,13 @@ bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 		return false;
 	start = unit_no_of(heap, unit) << UNIT_SHIFT;
 	object->unit = unit;
+	object->kind = UNIT_IS_SLAB;
 	object->slot = 0;
-	if (unit_state(unit) != UNIT_IS_SLAB) {
+	/* units change hands without the lock: what is live stays, what is not may be gone by now, or something else */
+	if (load_acquire(&unit->owner) == 0) {
 		object->off = start;
-		object->len = large_size(unit);
-		object->is_live = off - start < object->len;
-		return true;
+		object->is_live = large_is_there(heap, unit, &object->kind, &object->len) && off - start < object->len;
+		return object->is_live;
 	}
 	slot = (off - start) / unit->slot_size;
 	if (slot >= unit->slots)
@@ -228,9 +229,9 @@ int alloc_free(struct heap *heap, void *p, enum fm_misuse_kind *misuse)
 		return 0;
 	if (!find_live(heap, p, &object, misuse))
 		return -1;
-	if (unit_state(object.unit) == UNIT_IS_SLAB) {
+	if (object.kind == UNIT_IS_SLAB) {
 		done = slab_free_remote(heap, object.unit, object.slot) == 0;
-	} else if (unit_state(object.unit) == UNIT_IS_RUN) {
+	} else if (object.kind == UNIT_IS_RUN) {
 		done = alloc_free_run(heap, own_cache(heap), object.unit);
 	} else {
 		heap_lock(heap);
@@ -282,7 +283,7 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 	struct tcache *tcache;
 	bool done;
 
-	if (unit_state(object->unit) == UNIT_IS_SLAB)
+	if (object->kind == UNIT_IS_SLAB)
 		return slot_suits(object->unit, object->off, object->len, size);
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;

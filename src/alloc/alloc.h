@@ -30,6 +30,7 @@ void *alloc_resize(struct heap *heap, void *p, size_t size, enum fm_misuse_kind 
 /* An object, live or not: where its slot, run or segments begin and how long they are. */
 struct object {
 	struct unit *unit;
+	enum unit_state kind; /* UNIT_IS_SLAB, UNIT_IS_RUN or UNIT_IS_HUGE */
 	uint64_t off, len; /* bytes */
 	uint32_t slot;     /* of a slab */
 	bool is_live;

@@ -210,6 +210,20 @@ void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alig
 	return heap->store.base + off;
 }
 
+bool large_is_there(const struct heap *heap, const struct unit *unit, enum unit_state *kind, uint64_t *len)
+{
+	uint64_t unit_no = unit_no_of(heap, unit), pages;
+
+	*kind = unit_state(unit);
+	pages = load_relaxed(&unit->pages);
+	*len = pages * LENGTH_PAGE;
+	/* the descriptor may be another one's by now, in part; the head's word alone decides */
+	if (*kind == UNIT_IS_RUN)
+		return truth_load(head_word(heap, unit_no)) == run_word(pages);
+	return *kind == UNIT_IS_HUGE &&
+	       truth_load(directory_word(heap, segment_of_unit(unit_no))) == huge_word(pages);
+}
+
 bool large_free_run(struct heap *heap, struct near *near, struct unit *unit)
 {
 	uint64_t unit_no = unit_no_of(heap, unit);

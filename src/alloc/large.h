@@ -26,6 +26,9 @@ bool large_free_huge(struct heap *heap, struct unit *unit);
 /* Make it `size` bytes long without moving it; false if that can't be. Needs heap->lock. */
 bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_t size);
 
+/* Is the run or huge object there whose head `unit` is, or was a moment ago? Without the lock. */
+bool large_is_there(const struct heap *heap, const struct unit *unit, enum unit_state *kind, uint64_t *len);
+
 static inline uint64_t large_size(const struct unit *unit)
 {
 	return load_relaxed(&unit->pages) * LENGTH_PAGE;

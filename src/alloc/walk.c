@@ -27,7 +27,7 @@ static int walk_slab(struct walk *walk, struct unit *slab)
 	uint64_t unit_no = unit_no_of(walk->heap, slab);
 	const uint64_t *head = unit_words(walk->heap, segment_of_unit(unit_no)) + index_in_segment(unit_no);
 	uint64_t head_word = truth_load(head);
-	struct object object = {.unit = slab, .len = slab->slot_size, .is_live = true};
+	struct object object = {.unit = slab, .kind = UNIT_IS_SLAB, .len = slab->slot_size, .is_live = true};
 
 	for (unsigned w = 0; w < slab->words; w++) {
 		const uint64_t *pair = slab_pair(slab, w);
@@ -52,7 +52,7 @@ static int walk_slab(struct walk *walk, struct unit *slab)
 
 static int walk_large(struct walk *walk, struct unit *unit)
 {
-	struct object object = {.unit = unit, .len = large_size(unit), .is_live = true};
+	struct object object = {.unit = unit, .kind = unit_state(unit), .len = large_size(unit), .is_live = true};
 
 	object.off = unit_no_of(walk->heap, unit) << UNIT_SHIFT;
 	return visit_object(walk, &object);
@@ -174,7 +174,7 @@ static void discount_roots(struct heap *heap, const struct roots_set *own, struc
 
 	for (uint64_t i = 0; i < own->slots; i++)
 		if (own->slot[i] && alloc_object_at(heap, own->slot[i], &object) && object.is_live)
-			count_object(stats, unit_state(object.unit), UINT64_MAX, object.len); /* minus one */
+			count_object(stats, object.kind, UINT64_MAX, object.len); /* minus one */
 }
 
 int walk_stats(struct heap *heap, struct fm_statistics *stats)

@@ -180,7 +180,7 @@ static bool free_described(struct tcache *tcache, const void *p)
 		return false;
 	unit = &tcache->units[off >> UNIT_SHIFT];
 	unit -= load_relaxed(&unit->back);
-	owner = load_acquire(&unit->owner); /* pairs with the release in slab_describe */
+	owner = load_acquire(&unit->owner); /* pairs with the release in slab_set_owner */
 	if (owner == tcache->id)
 		return tcache_free_own(tcache, unit, off);
 	if (owner == 0)

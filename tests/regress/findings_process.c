@@ -10,7 +10,9 @@
  *   - exit() in a signal handler that had interrupted fm_malloc hung;
  *   - a child forked while another thread reported a misuse hung at its first call;
  *   - a child forked beside fm_close kept the closed heap's lock: EBUSY;
- *   - a thread whose objects all were freed by another kept an empty slab twice, and hung.
+ *   - a thread whose objects all were freed by another kept an empty slab twice, and hung;
+ *   - an offset or pointer of what another thread was just freeing and allocating anew ended in a division by zero, or
+ *     in 256 GiB that were said to lie in one object.
  *
  * Each case runs in a child with a time limit: a crash or a hang is a failure.
  *
@@ -542,6 +544,65 @@ static void test_all_freed_elsewhere(void **state)
 	passes(all_freed_elsewhere, NULL);
 }
 
+/* ---------------------------------------------------------------- offsets of what is gone */
+
+#define STALE     16
+#define STALE_LEN (400 * (size_t)1024) /* as a run, and as one of the slots of a slab of several units */
+
+static struct {
+	fm_heap *heap;
+	_Atomic uint64_t off[STALE];
+	atomic_bool is_over;
+} stale;
+
+static void *free_and_allocate(void *arg)
+{
+	void *p[STALE];
+
+	(void)arg;
+	while (!atomic_load(&stale.is_over)) {
+		for (unsigned i = 0; i < STALE; i++) {
+			p[i] = fm_malloc(stale.heap, STALE_LEN);
+			proc_must(p[i] != NULL);
+			atomic_store(&stale.off[i], fm_offset_of(stale.heap, p[i]));
+		}
+		for (unsigned i = 0; i < STALE; i++)
+			proc_must(fm_free(p[i]) == 0);
+	}
+	return NULL;
+}
+
+static int stale_offsets(void *arg)
+{
+	uint64_t calls = 300000 * proc_env("FM_SCALE", 100) / 100;
+	pthread_t thread;
+
+	(void)arg;
+	stale.heap = make_heap();
+	proc_must(stale.heap && pthread_create(&thread, NULL, free_and_allocate, NULL) == 0);
+	while (!atomic_load(&stale.off[STALE - 1]))
+		sched_yield();
+	for (uint64_t i = 0; i < calls; i++) {
+		uint64_t off = atomic_load(&stale.off[i % STALE]);
+		char *p = (char *)stale.heap->mem + off;
+
+		/* more than any object has; not the start of one */
+		proc_must(!fm_at_checked(stale.heap, off, (size_t)1 << 30));
+		proc_must(fm_free(p + 8) != 0 && fm_usable_size(p + 8) == 0);
+		proc_must(fm_usable_size(p) < (size_t)1 << 30);
+	}
+	atomic_store(&stale.is_over, true);
+	proc_must(pthread_join(thread, NULL) == 0);
+	proc_must(proc_check(stale.heap) == 0);
+	return fm_close(stale.heap);
+}
+
+static void test_stale_offsets(void **state)
+{
+	(void)state;
+	passes(stale_offsets, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -554,6 +615,7 @@ int main(void)
 		cmocka_unit_test_setup(test_fork_beside_misuse, before),
 		cmocka_unit_test_setup(test_fork_beside_close, before),
 		cmocka_unit_test_setup(test_all_freed_elsewhere, before),
+		cmocka_unit_test_setup(test_stale_offsets, before),
 	};
 
 	return cmocka_run_group_tests_name("findings_process", tests, setup, teardown);
