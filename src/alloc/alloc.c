@@ -93,7 +93,7 @@ static struct unit *head_at(struct heap *heap, uint64_t off)
 	switch (segment_state(heap, segment_no)) {
 	case SEG_EXAMINED:
 		unit = &heap->units[unit_no];
-		unit -= unit->back;
+		unit -= load_relaxed(&unit->back);
 		return unit_state(unit) == UNIT_IS_SLAB || unit_state(unit) == UNIT_IS_RUN ? unit : NULL;
 	case SEG_INTERIOR:
 		while (segment_state(heap, segment_no) == SEG_INTERIOR)
@@ -131,7 +131,7 @@ static struct tcache *own_cache(const struct heap *heap)
 bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 {
 	struct unit *unit = described_head(heap, off);
-	uint64_t start, slot;
+	uint64_t start, slot, slot_size;
 
 	if (!unit) {
 		heap_lock(heap);
@@ -150,14 +150,15 @@ bool alloc_object_at(struct heap *heap, uint64_t off, struct object *object)
 		object->is_live = large_is_there(heap, unit, &object->kind, &object->len) && off - start < object->len;
 		return object->is_live;
 	}
-	slot = (off - start) / unit->slot_size;
-	if (slot >= unit->slots)
+	slot_size = load_relaxed(&unit->slot_size);
+	slot = (off - start) / slot_size;
+	if (slot >= load_relaxed(&unit->slots))
 		return false;
 	while (bit_is_set(slab_joined(unit, (unsigned)slot / 64), slot))
 		slot--;
 	object->slot = (uint32_t)slot;
-	object->off = start + slot * unit->slot_size;
-	object->len = count_bits(slab_object_slots(unit, object->slot)) * (uint64_t)unit->slot_size;
+	object->off = start + slot * slot_size;
+	object->len = count_bits(slab_object_slots(unit, object->slot)) * slot_size;
 	object->is_live = slot_is_live(unit, object->slot);
 	return true;
 }
@@ -176,8 +177,11 @@ static bool find_live(struct heap *heap, const void *p, struct object *object, e
 		}
 	} else if (off < heap_size(heap) && off % 8 == 0 && off >= HEAP_MIN_SIZE &&
 	           unit_state(&heap->units[off >> UNIT_SHIFT]) != UNIT_IS_META) {
-		enum segment_state state = segment_state(heap, off >> SEGMENT_SHIFT);
+		enum segment_state state;
 
+		heap_lock(heap);
+		state = segment_state(heap, off >> SEGMENT_SHIFT);
+		heap_unlock(heap);
 		if (state == SEG_DAMAGED)
 			return fail(EUCLEAN, "%p lies in a damaged part of the heap", p), false;
 		if (state == SEG_FREE || unit_state(&heap->units[off >> UNIT_SHIFT]) == UNIT_IS_FREE) {

@@ -69,7 +69,7 @@ static void *take_run(struct tcache *tcache, unsigned class_no, struct unit *sla
 		if (runs)
 			return make_joined(tcache, slab, w, lowest_bit(runs), n);
 	}
-	slab->no_run = n;
+	slab->no_run = (uint8_t)n;
 	return NULL;
 }
 

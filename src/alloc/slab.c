@@ -70,14 +70,15 @@ void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, 
 	uint64_t segment_no = segment_of_unit(unit_no);
 	unsigned u = index_in_segment(unit_no);
 
-	slab->slot_size = slab_word_slot_size(word);
+	/* relaxed: threads with a pointer to what the units were before may look (alloc_object_at) */
+	store_relaxed(&slab->slot_size, slab_word_slot_size(word));
 	store_relaxed(&slab->units, (uint8_t)slab_word_units(word));
-	slab->slots = (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size);
-	slab->words = (uint8_t)((slab->slots + 63) / 64);
-	slab->reciprocal = UINT32_MAX / slab->slot_size + 1;
-	slab->remainders = (uint32_t)slab->reciprocal;
-	slab->class_no = (uint8_t)class_with_slot(slab->slot_size);
-	slab->pair_0 = unit_words(heap, segment_no) + u * (PAIRS_LEN / 8) + 2 * pair_colour(segment_no, u);
+	store_relaxed(&slab->slots, (uint16_t)(((uint64_t)slab->units << UNIT_SHIFT) / slab->slot_size));
+	store_relaxed(&slab->words, (uint8_t)((slab->slots + 63) / 64));
+	store_relaxed(&slab->reciprocal, (uint64_t)(UINT32_MAX / slab->slot_size + 1));
+	store_relaxed(&slab->remainders, (uint32_t)slab->reciprocal);
+	store_relaxed(&slab->class_no, (uint8_t)class_with_slot(slab->slot_size));
+	store_relaxed(&slab->pair_0, unit_words(heap, segment_no) + u * (PAIRS_LEN / 8) + 2 * pair_colour(segment_no, u));
 	store_relaxed(&slab->has_joined, 0u);
 	for (unsigned w = 0; w < slab->words && slab_can_join(slab); w++)
 		if (truth_load(slab_joint(slab, w)))

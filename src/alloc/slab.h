@@ -38,7 +38,7 @@ static inline bool slab_is_listed(const struct unit *slab)
 static inline uint64_t *slab_pair(const struct unit *slab, uint64_t w)
 {
 	/* the unit's pairs fill 1 KiB that is aligned so, and pair w stands at place w xor that of pair 0 */
-	return (uint64_t *)((uintptr_t)slab->pair_0 ^ w * 16);
+	return (uint64_t *)((uintptr_t)load_relaxed(&slab->pair_0) ^ w * 16);
 }
 
 /* Joint word of pair `w`; only of a slab with joint words. */
@@ -74,10 +74,10 @@ static inline uint64_t slab_object_slots(const struct unit *slab, uint32_t slot)
  * computation, 2019; the offset is below 2^16, and of slots from 2^16 bytes on only the first begins there). */
 static inline bool slab_divide(const struct unit *slab, uint16_t offset, uint64_t *slot)
 {
-	uint64_t product = (uint64_t)offset * slab->reciprocal;
+	uint64_t product = (uint64_t)offset * load_relaxed(&slab->reciprocal);
 
 	*slot = product >> 32;
-	return (uint32_t)product < slab->remainders;
+	return (uint32_t)product < load_relaxed(&slab->remainders);
 }
 
 /* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
@@ -89,10 +89,12 @@ static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 	if (likely(offset < UNIT_SIZE)) {
 		begins = slab_divide(slab, (uint16_t)offset, &slot);
 	} else {
-		slot = offset / slab->slot_size;
-		begins = slot * slab->slot_size == offset;
+		uint64_t slot_size = load_relaxed(&slab->slot_size);
+
+		slot = offset / slot_size;
+		begins = slot * slot_size == offset;
 	}
-	return begins && slot < slab->slots ? (uint32_t)slot : UINT32_MAX;
+	return begins && slot < load_relaxed(&slab->slots) ? (uint32_t)slot : UINT32_MAX;
 }
 
 /* A smaller size keeps the object in place as long as it uses at least this part of it. */
@@ -104,7 +106,7 @@ static inline bool slot_suits(const struct unit *slab, uint64_t off, uint64_t le
 	/* a multiple of 16 is promised that alignment, which not every larger slot has */
 	if (size > len || (size % 16 == 0 && off % 16))
 		return false;
-	return size >= len / KEEP_SHARE || class_of(size) == slab->class_no;
+	return size >= len / KEEP_SHARE || class_of(size) == load_relaxed(&slab->class_no);
 }
 
 /* Slots of word `w` that exist. */
