@@ -94,16 +94,18 @@ int slab_free_remote(struct heap *heap, struct unit *slab, uint32_t slot)
 	unsigned w = slot / 64;
 	uint64_t bit = UINT64_C(1) << slot % 64;
 	uint64_t *pair = slab_pair(slab, w);
+	uint64_t pending;
+	bool was_quick;
 
 	if (!(truth_load(&pair[0]) & ~slab_joined(slab, w) & bit) || truth_set_bits(&pair[1], bit) & bit)
 		return -1;
-	if (load_seq(&slab->quick_owner) != OWNER_NONE)
+	pending = load_seq(&slab->pending);
+	if (!(pending >> w & 1))
+		pending = fetch_or_seq(&slab->pending, UINT64_C(1) << w);
+	was_quick = load_seq(&slab->quick_owner) != OWNER_NONE;
+	if (was_quick)
 		store_seq(&slab->quick_owner, OWNER_NONE);
-	if (load_seq(&slab->pending) & UINT64_C(1) << w)
-		return 0;
-	if (fetch_or_seq(&slab->pending, UINT64_C(1) << w))
-		return 0;
-	if (exchange_seq(&slab->queued, 1) == 0)
+	if ((was_quick || pending == 0) && exchange_seq(&slab->queued, 1) == 0)
 		notify_owner(heap, slab);
 	return 0;
 }
@@ -118,10 +120,11 @@ bool slab_free_at(struct heap *heap, struct unit *slab, uint64_t off)
 /* Take back what other threads freed in `slab`. */
 static void harvest_own(struct tcache *tcache, struct unit *slab)
 {
-	uint64_t words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
+	uint64_t words;
 
 	if (!slab->has_joined)
 		store_seq(&slab->quick_owner, tcache->id);
+	words = exchange_seq(&slab->pending, UINT64_C(0)) & slab_all_words(slab);
 	slab_harvest(slab, words);
 	if (slab->summary && (slab->alarm == ALARM_ALWAYS || slab->empty == slab_all_words(slab)))
 		slab_changed(tcache, slab);

@@ -8,14 +8,15 @@
  * slow path, which refuses.
  *
  * Freeing by another thread, in this order, all sequentially consistent:
- *   F1  set the slot's bit in the remote word; then quick_owner is OWNER_NONE, if it was not
- *   F2  set the word's bit in slab->pending; if it was set, whoever set it does the rest
+ *   F1  set the slot's bit in the remote word
+ *   F2  set the word's bit in slab->pending, then quick_owner to OWNER_NONE; if pending was not 0 and quick_owner that already,
+ *       whoever did it does the rest
  *   F3  set slab->queued; if it was set, the slab is in its owner's inbox or about to be
  *   F4  load slab->owner
  *   F5  an id: push the slab to the owner's inbox, which succeeds only while the inbox has the id's generation;
  *       else back to F4.  OWNER_NONE: take the lock; still unowned: settle the slab.
  * The owner's inbox:
- *   I1  take the whole list;  for each slab: I2  clear queued;  I3  take pending, quick_owner is the id;
+ *   I1  take the whole list;  for each slab: I2  clear queued;  I3  quick_owner is the id, then take pending;
  *   I4  harvest those words
  * Leaving, with the lock held:
  *   L1  store OWNER_NONE in each owned slab;  L2  close the inbox (next generation);  L3  harvest each slab
@@ -24,8 +25,8 @@
  *   A1  store the owner;  A2  take pending;  A3  harvest wholly
  *
  * The fast path of freeing looks at no remote word: while quick_owner is the thread's id, all of the slab's are 0, but
- * for frees that race with it. F1 and I3..I4 are a Dekker pair: either the harvest sees the remote bit, or the
- * freeing thread sees the id and takes it away.
+ * for frees that are under way. F2 and I3 are a Dekker pair: either the owner takes the word's bit and harvests it, or the freeing
+ * thread sees the id and takes it away. Then it also sees to it that the owner sets it again (F3).
  *
  * Why no free is lost: F1 before F4 and L1/A1 before L3/A3 are Dekker pairs: either the leaving or adopting
  * thread sees the remote bit, or the freeing thread sees the new owner. F2 seen set means that its setter has

@@ -9,7 +9,10 @@
  *              in the middle and go on much later
  *   recycling  a slab is released and made again by another thread while a notification about its earlier
  *              life is on its way; the order of operations that leads there, and many near it
+ *   again      the owner frees once more what another thread has freed, around a drain: every place for two switches
  *
+ * What was freed and not allocated again can't be freed, whoever tries while no other thread is in the middle of an
+ * operation (AGAIN).
  * After each interleaving every thread empties its inbox. Then no free may be left uncollected, fm_check
  * finds nothing, exactly the objects that were not freed are alive and none was handed out twice; when all
  * are freed and all threads gone, no slab is left.
@@ -59,7 +62,7 @@ static int lock_in_turns(pthread_mutex_t *mutex);
 
 #define INTERLEAVINGS 40000
 #define THREADS       3
-#define OBJECTS       64
+#define OBJECTS       72
 #define MAX_OPS       40
 #define MAX_SWITCHES  4
 #define MAX_SPLITS    3
@@ -159,7 +162,7 @@ void (*fm_truth_hook)(const uint64_t *word) = stored;
 
 /* ---------------------------------------------------------------- programs */
 
-enum verb { ALLOC, RELEASE, LEAVE };
+enum verb { ALLOC, RELEASE, LEAVE, AGAIN, DRAIN };
 
 struct op {
 	enum verb verb;
@@ -178,6 +181,8 @@ static struct {
 	fm_heap *heap;
 	struct program program;
 	void *p[OBJECTS];       /* NULL: not made yet, or freed */
+	void *was[OBJECTS];     /* freed, and nothing was allocated since */
+	unsigned inside;        /* threads in the middle of an operation */
 	void (*task)(void);
 	sem_t done;
 	uint64_t seed, program_no;
@@ -202,6 +207,24 @@ static void leave(void)
 	thread_current = &thread_none; /* it may come again */
 }
 
+static void drain(void)
+{
+	struct tcache *tcache = thread_current->cache[heap_of_handle(t.heap)->slot];
+
+	if (tcache && tcache->heap)
+		inbox_drain(tcache);
+}
+
+static void *allocate(void)
+{
+	void *p = fm_malloc(t.heap, t.program.size);
+
+	for (unsigned i = 0; i < OBJECTS; i++)
+		if (t.was[i] == p)
+			t.was[i] = NULL;
+	return p;
+}
+
 static void run_program(void)
 {
 	const struct program *program = &t.program;
@@ -212,20 +235,35 @@ static void run_program(void)
 
 		sched.op[self] = i;
 		sched.steps[self] = 0;
+		t.inside++;
 		switch (program->op[self][i].verb) {
 		case ALLOC:
-			t.p[object] = fm_malloc(t.heap, program->size);
+			t.p[object] = allocate();
 			if (!t.p[object])
 				fail_program("malloc", object);
 			break;
 		case RELEASE:
 			t.p[object] = NULL;
+			t.was[object] = p; /* before it can be allocated again */
 			if (fm_free(p) != 0)
 				fail_program("free", object);
+			break;
+		case AGAIN:
+			/* who is interrupted may have taken it already, or be just taking it back; and nobody may meanwhile */
+			if (!t.was[object] || t.inside > 1)
+				break;
+			sched.is_active = false;
+			if (fm_free(t.was[object]) == 0)
+				fail_program("freed twice", object);
+			sched.is_active = true;
+			break;
+		case DRAIN:
+			drain();
 			break;
 		default:
 			leave();
 		}
+		t.inside--;
 		end_turn();
 	}
 }
@@ -234,15 +272,7 @@ static void make_objects(void)
 {
 	for (unsigned i = 0; i < t.program.n_objects; i++)
 		if (t.program.made_by[i] == self)
-			t.p[i] = fm_malloc(t.heap, t.program.size);
-}
-
-static void drain(void)
-{
-	struct tcache *tcache = thread_current->cache[heap_of_handle(t.heap)->slot];
-
-	if (tcache && tcache->heap)
-		inbox_drain(tcache);
+			t.p[i] = allocate();
 }
 
 static void free_some(void)
@@ -272,6 +302,8 @@ static void make_program(uint64_t program_no)
 		program->made_by[i] = proc_below(&rng, 4) ? 0 : 1;
 		if (proc_below(&rng, 8))
 			program->op[by][program->n_ops[by]++] = op;
+		if (proc_below(&rng, 3) == 0)
+			program->op[0][program->n_ops[0]++] = (struct op){AGAIN, i};
 	}
 	for (unsigned n = 1 + (unsigned)proc_below(&rng, 6); n > 0; n--) {
 		unsigned by = (unsigned)proc_below(&rng, 3);
@@ -343,6 +375,7 @@ static void interleave(unsigned first)
 {
 	struct fm_statistics stats = {.size = sizeof(stats)};
 
+	memset(t.was, 0, sizeof(t.was));
 	each(make_objects);
 	t.task = run_program;
 	memset(sched.is_over, 0, sizeof(sched.is_over));
@@ -681,23 +714,76 @@ static void test_recycling(void **state)
 	double start = proc_now();
 
 	(void)state;
-	for (uint64_t no = only ? only : 1; done < enough() / 2 && !t.failure[0]; no++, done++) {
+	for (uint64_t no = only ? only : 1; done < enough() / 2 && !t.failure[0]; no++) {
 		uint64_t rng = proc_mix(t.seed ^ no << 24 ^ 9);
 
 		t.program_no = no;
 		make_recycling(&rng);
 		/* the first thread's first operation is the first turn */
 		interleave(sched.turn[0]);
+		done++;
 		if (only)
 			break;
 	}
 	finish(done, done, start);
 }
 
+/* ---------------------------------------------------------------- freed twice */
+
+/* Slots in the first live word of a slab; the objects behind it are in the second. */
+#define FIRST_WORD 64
+
+/* Thread 0's slab has two words. Thread 1 frees in one, so that the slab waits in thread 0's inbox and its frees are not
+ * quick; then in the other, or the same, while thread 0 drains and frees that one again. */
+static void make_again(unsigned second)
+{
+	struct program *program = &t.program;
+
+	memset(program, 0, sizeof(*program));
+	program->size = 900;
+	program->n_objects = FIRST_WORD + 2;
+	add_op(1, RELEASE, 0);
+	add_op(1, RELEASE, second);
+	add_op(0, DRAIN, 0);
+	add_op(0, AGAIN, second);
+	add_op(0, DRAIN, 0);
+	add_op(0, AGAIN, second);
+	add_op(2, RELEASE, FIRST_WORD + 1);
+	add_op(2, AGAIN, second);
+}
+
+static void test_again(void **state)
+{
+	static const unsigned seconds[] = {FIRST_WORD, 1};
+	uint64_t done = 0;
+	double start = proc_now();
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned steps;
+
+		make_again(seconds[i]);
+		sched.n_switches = 0;
+		interleave(1);
+		steps = sched.count;
+		sched.n_switches = 2;
+		for (unsigned at = 0; at < steps && !t.failure[0]; at++) {
+			for (unsigned then = at + 1; then < steps && !t.failure[0]; then++, done++) {
+				sched.switches[0].at = at;
+				sched.switches[0].to = 0;
+				sched.switches[1].at = then;
+				sched.switches[1].to = 1;
+				interleave(1);
+			}
+		}
+	}
+	finish(2, done, start);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {cmocka_unit_test(test_switches), cmocka_unit_test(test_splits),
-	                                   cmocka_unit_test(test_recycling)};
+	                                   cmocka_unit_test(test_recycling), cmocka_unit_test(test_again)};
 	struct fm_options options = {.size = sizeof(options), .address_space = 64 * MIB};
 	pthread_t thread[THREADS];
 	int fd = memfd_create("heap", MFD_CLOEXEC), failed;
