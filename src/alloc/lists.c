@@ -60,7 +60,7 @@ static void partial_remove(struct tcache *tcache, struct unit *slab)
 	slab->alarm = ALARM_ALWAYS;
 }
 
-static void kept_push(struct tcache *tcache, struct unit *slab)
+void kept_push(struct tcache *tcache, struct unit *slab)
 {
 	slab->alarm = ALARM_KEPT;
 	slab->next = tcache->kept;
@@ -124,6 +124,40 @@ static uint64_t kept_max(const struct tcache *tcache)
 	return KEPT_UNITS + tcache->owned_units / KEPT_SHARE;
 }
 
+/* The slab is in the cache's inbox, or about to be. If its units became another thread's slab, that one's frees would not
+ * be told before this inbox is emptied: so it is not released. */
+static bool waits_in_inbox(const struct unit *slab)
+{
+	return load_seq(&slab->queued);
+}
+
+void kept_release(struct tcache *tcache, uint64_t units)
+{
+	struct unit **link = &tcache->kept;
+
+	while (*link && tcache->kept_units > units) {
+		struct unit *slab = *link;
+
+		if (waits_in_inbox(slab)) {
+			link = &slab->next;
+			continue;
+		}
+		*link = slab->next;
+		slab->next = NULL;
+		slab->alarm = ALARM_ALWAYS;
+		tcache->kept_units -= slab->units;
+		owned_release(tcache, slab);
+	}
+}
+
+void kept_trim(struct tcache *tcache)
+{
+	if (tcache->kept_units <= kept_max(tcache))
+		return;
+	kept_release(tcache, kept_max(tcache));
+	giveback_note(tcache->heap);
+}
+
 void slab_changed(struct tcache *tcache, struct unit *slab)
 {
 	if (slab->alarm == ALARM_NEVER || slab->alarm == ALARM_KEPT)
@@ -135,7 +169,7 @@ void slab_changed(struct tcache *tcache, struct unit *slab)
 	}
 	if (slab->alarm == ALARM_EMPTY)
 		partial_remove(tcache, slab);
-	if (tcache->kept_units + slab->units <= kept_max(tcache)) {
+	if (tcache->kept_units + slab->units <= kept_max(tcache) || waits_in_inbox(slab)) {
 		kept_push(tcache, slab);
 		return;
 	}

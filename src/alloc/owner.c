@@ -147,6 +147,7 @@ bool inbox_drain(struct tcache *tcache)
 		else if (load_seq(&slab->pending) && exchange_seq(&slab->queued, 1) == 0)
 			notify_owner(tcache->heap, slab);
 	}
+	kept_trim(tcache);
 	return true;
 }
 

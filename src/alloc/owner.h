@@ -67,6 +67,7 @@ struct tcache {
 	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
 	struct unit *kept;             /* empty ones */
 	uint64_t kept_units;           /* their units */
+	uint32_t used_up;              /* slabs that windows have left full */
 	uint64_t join_budget;          /* bytes that may be made of joined slots without another look (join.c) */
 	struct unit *sample;           /* the next owned slab to look at for that */
 	struct unit *owned;            /* all slabs */
@@ -153,7 +154,8 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
  * then the window has no slab either. */
 bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p);
 
-/* Take back what other threads freed in own slabs; false if nothing was reported. */
+/* Take back what other threads freed in own slabs, and keep no more empty slabs than a cache may. False if nothing was
+ * reported. */
 bool inbox_drain(struct tcache *tcache);
 
 /* Take a slot of an own slab, of an adopted or a new one; or, if the caller may have any multiple of 16, joined slots.

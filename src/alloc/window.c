@@ -10,18 +10,9 @@
 
 #include <string.h>
 
-static void release_kept(struct tcache *tcache)
-{
-	while (tcache->kept) {
-		struct unit *slab = tcache->kept;
-
-		tcache->kept = slab->next;
-		slab->next = NULL;
-		slab->alarm = ALARM_ALWAYS;
-		owned_release(tcache, slab);
-	}
-	tcache->kept_units = 0;
-}
+/* Slabs that are used up before the inbox is looked into: seldom, since what it names was written last by another
+ * processor; often enough that what it holds up stays little. */
+#define DRAIN_EVERY 16
 
 static struct unit *make_near(struct tcache *tcache, unsigned class_no)
 {
@@ -48,7 +39,7 @@ static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
 		return NULL;
 	slab = make_near(tcache, class_no);
 	if (!slab && tcache->kept) {
-		release_kept(tcache);
+		kept_release(tcache, 0);
 		giveback_note(heap);
 		slab = make_near(tcache, class_no);
 	}
@@ -64,7 +55,7 @@ static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
 	struct heap *heap = tcache->heap;
 	bool can;
 
-	release_kept(tcache);
+	kept_release(tcache, 0);
 	heap_lock(heap);
 	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
 	heap_unlock(heap);
@@ -80,7 +71,7 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
 	heap_lock(heap);
 	slab = slab_adopt(heap, class_no, tcache->id);
 	if (!slab) {
-		release_kept(tcache);
+		kept_release(tcache, 0);
 		unit_no = units_take(heap, &tcache->near, size_classes[class_no].units, 1);
 		slab = unit_no ? slab_make(heap, unit_no, class_no, tcache->id) : NULL;
 		/* trying may have examined segments with slabs of this class: use those first */
@@ -151,6 +142,16 @@ static struct unit *next_slab(struct tcache *tcache, unsigned class_no)
 	return slab ? slab : kept_take(tcache, class_no);
 }
 
+/* The window's slab is full. A thread that always finds another one would never look into its inbox. */
+static void leave_slab(struct tcache *tcache, unsigned class_no, struct unit *slab)
+{
+	slab->empty = 0;
+	slab->alarm = ALARM_ALWAYS;
+	window_clear(tcache, class_no);
+	if (++tcache->used_up % DRAIN_EVERY == 0)
+		inbox_drain(tcache);
+}
+
 bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p)
 {
 	struct window *window = &tcache->window[class_no];
@@ -158,9 +159,7 @@ bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p)
 
 	while (!window_take(tcache, window, p)) {
 		if (slab && !has_next_word(slab, window)) {
-			slab->empty = 0;
-			slab->alarm = ALARM_ALWAYS;
-			window_clear(tcache, class_no);
+			leave_slab(tcache, class_no, slab);
 			slab = NULL;
 		}
 		if (!slab) {
@@ -227,18 +226,17 @@ bool tcache_release_empty(struct tcache *tcache)
 	inbox_drain(tcache);
 	for (unsigned c = 0; c < CLASSES; c++)
 		join_end(tcache, c);
-	any = tcache->kept;
-	release_kept(tcache);
 	for (unsigned c = 0; c < CLASSES; c++) {
 		struct unit *slab = tcache->current[c];
 
 		if (!is_current_empty(tcache, c))
 			continue;
-		slab->alarm = ALARM_ALWAYS;
 		window_clear(tcache, c);
-		owned_release(tcache, slab);
-		any = true;
+		slab->empty = slab_all_words(slab);
+		kept_push(tcache, slab);
 	}
+	any = tcache->kept;
+	kept_release(tcache, 0);
 	if (any)
 		giveback_note(heap);
 	return any;

@@ -540,7 +540,8 @@ static bool is_out_of_file(struct model *m, const struct root *r)
 
 	if (fstat(m->heap->fd, &st) != 0 || model_overlapping(&m->objects, r->offset, 1))
 		return false;
-	return !m->alone || r->offset >= (uint64_t)st.st_size; // others may just have made it longer
+	// others may just have made it longer; and an atomic heap's journal may lie behind what the heap uses
+	return !m->alone || kind == FM_ATOMIC || r->offset >= (uint64_t)st.st_size;
 }
 
 static bool root_is_found(struct model *m, const struct root *r)

@@ -12,7 +12,9 @@
  *   - a child forked beside fm_close kept the closed heap's lock: EBUSY;
  *   - a thread whose objects all were freed by another kept an empty slab twice, and hung;
  *   - an offset or pointer of what another thread was just freeing and allocating anew ended in a division by zero, or
- *     in 256 GiB that were said to lie in one object.
+ *     in 256 GiB that were said to lie in one object;
+ *   - an idle thread held up frees in slabs that another one had made of its units;
+ *   - a busy thread that always found slots of its own never took back what others had freed.
  *
  * Each case runs in a child with a time limit: a crash or a hang is a failure.
  *
@@ -603,6 +605,196 @@ static void test_stale_offsets(void **state)
 	passes(stale_offsets, NULL);
 }
 
+/* ---------------------------------------------------------------- frees that are held up */
+
+#define HELD_LEN  256
+#define HELD_SLAB (64 * (size_t)1024 / HELD_LEN) /* slots */
+#define HELD      (256 * HELD_SLAB)
+#define HELD_MIB  (1024 * (uint64_t)1024)
+#define SMALLER   200000
+
+/* Three threads, of which one at a time does something. */
+static struct {
+	fm_heap *heap;
+	void *owners[HELD], *makers[HELD], *smaller[SMALLER];
+	uint64_t rng;
+} held;
+
+struct hand {
+	pthread_t thread;
+	sem_t go, done;
+	void (*task)(void);
+};
+
+static void *follow(void *arg)
+{
+	struct hand *hand = arg;
+
+	while (sem_wait(&hand->go) == 0 && hand->task) {
+		hand->task();
+		sem_post(&hand->done);
+	}
+	return NULL;
+}
+
+static void let(struct hand *hand, void (*task)(void))
+{
+	hand->task = task;
+	sem_post(&hand->go);
+	if (task)
+		sem_wait(&hand->done);
+	else
+		proc_must(pthread_join(hand->thread, NULL) == 0);
+}
+
+static void begin_hands(struct hand *hands, unsigned n)
+{
+	held.heap = make_heap();
+	held.rng = proc_seed();
+	proc_must(held.heap != NULL);
+	for (unsigned i = 0; i < n; i++) {
+		sem_init(&hands[i].go, 0, 0);
+		sem_init(&hands[i].done, 0, 0);
+		proc_must(pthread_create(&hands[i].thread, NULL, follow, &hands[i]) == 0);
+	}
+}
+
+static int end_hands(struct hand *hands, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		let(&hands[i], NULL);
+	proc_must(proc_check(held.heap) == 0);
+	return fm_close(held.heap);
+}
+
+static struct fm_statistics held_stats(void)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+
+	proc_must(fm_stats(held.heap, &stats) == 0);
+	return stats;
+}
+
+static void held_fill(void **objects, size_t from, size_t to)
+{
+	for (size_t i = from; i < to; i++) {
+		if (!objects[i])
+			objects[i] = fm_malloc(held.heap, HELD_LEN);
+		proc_must(objects[i] != NULL);
+	}
+}
+
+static void held_free(void **objects, size_t from, size_t step)
+{
+	for (size_t i = from; i < HELD; i += step) {
+		proc_must(!objects[i] || fm_free(objects[i]) == 0);
+		objects[i] = NULL;
+	}
+}
+
+static void owner_fills(void)
+{
+	held_fill(held.owners, 0, HELD);
+}
+
+static void owner_frees_one_a_slab(void)
+{
+	held_free(held.owners, 1, HELD_SLAB);
+}
+
+static void other_frees_one_a_slab(void)
+{
+	held_free(held.owners, 0, HELD_SLAB);
+}
+
+/* It meets what the other thread freed on the way, and releases slabs. */
+static void owner_fills_most_and_frees_all(void)
+{
+	held_fill(held.owners, 0, HELD - 64 * HELD_SLAB);
+	held_free(held.owners, 0, 1);
+}
+
+static void maker_fills(void)
+{
+	held_fill(held.makers, 0, HELD);
+}
+
+static void other_frees_makers(void)
+{
+	held_free(held.makers, 0, 1);
+}
+
+static int idle_owner(void *arg)
+{
+	struct hand hands[3];
+	uint64_t size;
+
+	(void)arg;
+	begin_hands(hands, 3);
+	let(&hands[0], owner_fills);
+	let(&hands[0], owner_frees_one_a_slab);
+	let(&hands[1], other_frees_one_a_slab);
+	let(&hands[0], owner_fills_most_and_frees_all);
+	let(&hands[2], maker_fills);
+	size = held_stats().file_size;
+	let(&hands[1], other_frees_makers);
+	let(&hands[2], maker_fills);
+	proc_must(held_stats().file_size <= size + 4 * HELD_MIB);
+	return end_hands(hands, 3);
+}
+
+static void test_idle_owner(void **state)
+{
+	(void)state;
+	passes(idle_owner, NULL);
+}
+
+static void owner_makes_others(void)
+{
+	for (unsigned i = 0; i < SMALLER; i++) {
+		held.smaller[i] = fm_malloc(held.heap, 32);
+		proc_must(held.smaller[i] != NULL);
+	}
+}
+
+static void other_frees_owners(void)
+{
+	held_free(held.owners, 0, 1);
+}
+
+/* Half of the smaller ones live: it always finds free slots of its own. */
+static void owner_is_busy_with_others(void)
+{
+	for (unsigned i = 0; i < 10 * SMALLER; i++) {
+		void **p = &held.smaller[proc_below(&held.rng, SMALLER)];
+
+		if (*p)
+			proc_must(fm_free(*p) == 0);
+		*p = *p ? NULL : fm_malloc(held.heap, 32);
+	}
+}
+
+static int busy_owner(void *arg)
+{
+	struct hand hands[2];
+
+	(void)arg;
+	begin_hands(hands, 2);
+	let(&hands[0], owner_makes_others);
+	let(&hands[0], owner_fills);
+	let(&hands[1], other_frees_owners);
+	proc_must(held_stats().remote_frees == HELD);
+	let(&hands[0], owner_is_busy_with_others);
+	proc_must(held_stats().remote_frees == 0);
+	return end_hands(hands, 2);
+}
+
+static void test_busy_owner(void **state)
+{
+	(void)state;
+	passes(busy_owner, NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -616,6 +808,8 @@ int main(void)
 		cmocka_unit_test_setup(test_fork_beside_close, before),
 		cmocka_unit_test_setup(test_all_freed_elsewhere, before),
 		cmocka_unit_test_setup(test_stale_offsets, before),
+		cmocka_unit_test_setup(test_idle_owner, before),
+		cmocka_unit_test_setup(test_busy_owner, before),
 	};
 
 	return cmocka_run_group_tests_name("findings_process", tests, setup, teardown);
