@@ -233,7 +233,8 @@ bool segment_release_if_empty(struct heap *heap, uint64_t segment_no)
 {
 	struct segment *segment = &heap->segments[segment_no];
 
-	if (segment_no == 0 || segment->state != SEG_EXAMINED || !heap_may_write(heap) ||
+	/* not by the descriptor: the journal's segments may have none */
+	if (segment_no == 0 || segment_state(heap, segment_no) != SEG_EXAMINED || !heap_may_write(heap) ||
 	    !units_withdraw(heap, segment_no, data_units(segment_no)))
 		return false;
 	truth_store(directory_word(heap, segment_no), SEGMENT_FREE);
