@@ -5,6 +5,7 @@
  *   D2  the directory reaches at least one segment beyond those in use: so a segment for the next
  *       extent can always be had
  *   D3  an extent's own word is in the header's words or in an extent before it
+ *   D4  a huge object ends in the file, and at or before last_segment, which is raised before the head's word is stored
  */
 #include "directory.h"
 
@@ -178,8 +179,10 @@ void directory_scan(struct heap *heap)
 			segment->state = is_named_extent(heap, s) ? SEG_DIRECTORY : SEG_FREE;
 			break;
 		case SEGMENT_HUGE:
+			/* D4; a tail that lies beyond would be handed out again */
 			if (pages == 0 || pages > heap->store.size / LENGTH_PAGE ||
-			    (s << SEGMENT_SHIFT) + pages * LENGTH_PAGE > heap->store.size) {
+			    (s << SEGMENT_SHIFT) + pages * LENGTH_PAGE > heap->store.size ||
+			    s + huge_segments(pages) > last + 1) {
 				segment->state = SEG_DAMAGED;
 				break;
 			}
