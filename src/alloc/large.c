@@ -121,8 +121,10 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	return off;
 }
 
-static void release_segments(struct heap *heap, uint64_t first, uint64_t n)
+/* Segments [first, first + n), all that a huge object had up to `end`, are free. */
+static void release_segments(struct heap *heap, uint64_t first, uint64_t n, uint64_t end)
 {
+		backing_note_used(heap, first << SEGMENT_SHIFT, end - (first << SEGMENT_SHIFT));
 	for (uint64_t s = first; s < first + n; s++) {
 		heap->segments[s].state = SEG_FREE;
 		unit_set_state(&heap->units[s * SEGMENT_UNITS], UNIT_UNKNOWN);
@@ -156,9 +158,9 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 		}
 	}
 	truth_store(directory_word(heap, first), huge_word(pages));
-	store_relaxed(&unit->pages, pages);
 	if (n < old)
-		release_segments(heap, first + n, old - n);
+		release_segments(heap, first + n, old - n, off + unit->pages * LENGTH_PAGE);
+	store_relaxed(&unit->pages, pages);
 	return true;
 }
 
@@ -228,7 +230,8 @@ bool large_free_huge(struct heap *heap, struct unit *unit)
 
 	if (!truth_replace(directory_word(heap, segment_no), huge_word(unit->pages), SEGMENT_FREE))
 		return false;
-	release_segments(heap, segment_no, huge_segments(unit->pages));
+	release_segments(heap, segment_no, huge_segments(unit->pages),
+	                 (segment_no << SEGMENT_SHIFT) + unit->pages * LENGTH_PAGE);
 	return true;
 }
 
