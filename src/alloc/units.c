@@ -95,7 +95,9 @@ void units_release_segments(struct heap *heap)
 	units_settle(heap);
 	for (uint32_t s = heap->bucket[SEGMENT_UNITS - 1]; s; s = next) {
 		next = heap->segments[s - 1].next;
-		segment_release_if_empty(heap, s - 1);
+		/* units were taken of it without the lock: it would be looked at each time */
+		if (!segment_release_if_empty(heap, s - 1))
+			bucket_update(heap, s - 1);
 	}
 }
 
