@@ -216,6 +216,38 @@ static int huge_beyond_last(void *arg)
 	return 0;
 }
 
+/* A power cut after a huge object has grown: its word is newer than the page with the last segment. */
+static int recovery_of_grown(void *arg)
+{
+	(void)arg;
+	for (uint64_t before = 1; before < 4; before++) {
+		fm_heap *heap = fm_open(path, FM_CREATE | FM_EXCL, NULL);
+		uint64_t off;
+		void *p;
+		int fd;
+
+		proc_must(heap != NULL);
+		p = fm_malloc(heap, before * SEGMENT_SIZE);
+		off = fm_offset_of(heap, p);
+		proc_must(off == SEGMENT_SIZE && fm_realloc(heap, p, 4 * SEGMENT_SIZE) == p);
+		proc_fill(p, 1, 4 * SEGMENT_SIZE);
+		proc_must(proc_copy(path, copy, true) == 0);
+		proc_must(fm_close(heap) == 0);
+		fd = open(copy, O_RDWR | O_CLOEXEC);
+		proc_must(fd >= 0);
+		put_last_segment(fd, before);
+		close(fd);
+		heap = fm_open(copy, FM_RECOVER, NULL);
+		proc_must(heap != NULL);
+		proc_must(proc_check(heap) == 0);
+		proc_must(proc_count_objects(heap) == 1);
+		proc_must(proc_intact(fm_at(heap, off), 1, 4 * SEGMENT_SIZE, 4 * SEGMENT_SIZE));
+		proc_must(fm_close(heap) == 0);
+		proc_must(unlink(copy) == 0 && unlink(path) == 0);
+	}
+	return 0;
+}
+
 static void passes(int (*run)(void *))
 {
 	assert_int_equal(proc_end(proc_start(run, NULL, LIMIT_MS)), 0);
@@ -245,11 +277,18 @@ static void test_huge_beyond_last(void **state)
 	passes(huge_beyond_last);
 }
 
+static void test_recovery_of_grown(void **state)
+{
+	(void)state;
+	passes(recovery_of_grown);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_root_table_in_huge, before),
 		cmocka_unit_test_setup(test_recovery_of_huge, before),
+		cmocka_unit_test_setup(test_recovery_of_grown, before),
 		cmocka_unit_test_setup(test_last_segment_in_huge, before),
 		cmocka_unit_test_setup(test_huge_beyond_last, before),
 	};
