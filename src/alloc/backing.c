@@ -78,6 +78,11 @@ bool backing_take(struct heap *heap, uint64_t off, uint64_t len)
 	return all_zero;
 }
 
+void backing_note_used(struct heap *heap, uint64_t off, uint64_t len)
+{
+	for_units(heap, off, len, set_backed, NULL);
+}
+
 int backing_punch(struct heap *heap, uint64_t off, uint64_t len)
 {
 	int r = store_punch(&heap->store, off, len);

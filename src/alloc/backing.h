@@ -18,6 +18,9 @@ int cannot_grow(const struct heap *heap, int r);
 /* The units of [off, off + len), which the caller has taken, are handed out. True if all of them read as zero. */
 bool backing_take(struct heap *heap, uint64_t off, uint64_t len);
 
+/* The units of [off, off + len) are in use, maybe since an earlier process: so they have blocks. */
+void backing_note_used(struct heap *heap, uint64_t off, uint64_t len);
+
 /* Give the blocks of the units [off, off + len), which nobody can take, back. 0 or -errno: the file system can't, and nothing has
  * changed. */
 int backing_punch(struct heap *heap, uint64_t off, uint64_t len);

@@ -5,6 +5,7 @@
  *   D2  the directory reaches at least one segment beyond those in use: so a segment for the next
  *       extent can always be had
  *   D3  an extent's own word is in the header's words or in an extent before it
+ *   D4  a huge object ends in the file, and at or before last_segment, which is raised before the head's word is stored
  */
 #include "directory.h"
 
@@ -178,8 +179,10 @@ void directory_scan(struct heap *heap)
 			segment->state = is_named_extent(heap, s) ? SEG_DIRECTORY : SEG_FREE;
 			break;
 		case SEGMENT_HUGE:
+			/* D4; a tail that lies beyond would be handed out again */
 			if (pages == 0 || pages > heap->store.size / LENGTH_PAGE ||
-			    (s << SEGMENT_SHIFT) + pages * LENGTH_PAGE > heap->store.size) {
+			    (s << SEGMENT_SHIFT) + pages * LENGTH_PAGE > heap->store.size ||
+			    s + huge_segments(pages) > last + 1) {
 				segment->state = SEG_DAMAGED;
 				break;
 			}
@@ -251,12 +254,23 @@ static int add_extent(struct heap *heap)
 	return 0;
 }
 
-uint64_t directory_find(struct heap *heap, uint64_t n)
+static void raise_free_hint(struct heap *heap)
 {
 	directory_scan(heap);
 	while (heap->free_hint <= directory_last(heap) &&
 	       segment_state(heap, heap->free_hint) != SEG_FREE)
 		heap->free_hint++;
+}
+
+static uint64_t segments_for(uint64_t len)
+{
+	return (len + SEGMENT_SIZE - 1) >> SEGMENT_SHIFT;
+}
+
+/* `n` consecutive free segments for whose words there is room: the first of them, or 0. */
+static uint64_t find_or_extend(struct heap *heap, uint64_t n)
+{
+	raise_free_hint(heap);
 	for (;;) {
 		uint64_t first = find_free(heap, heap->free_hint, n);
 
@@ -265,6 +279,61 @@ uint64_t directory_find(struct heap *heap, uint64_t n)
 		if (add_extent(heap))
 			return 0;
 	}
+}
+
+uint64_t directory_find_inside(struct heap *heap, uint64_t len)
+{
+	uint64_t n = segments_for(len), first;
+
+	raise_free_hint(heap);
+	first = find_free(heap, heap->free_hint, n);
+	if (first == 0 || first + n - 1 > directory_last(heap) || first + n >= directory_reach(heap) ||
+	    backing_ensure(heap, first << SEGMENT_SHIFT, len))
+		return 0;
+	return first;
+}
+
+/* Units of a free segment that have blocks. */
+static uint64_t free_blocks(const struct heap *heap, uint64_t segment_no)
+{
+	return segment_state(heap, segment_no) == SEG_FREE ? load_relaxed(&heap->segments[segment_no].backed) : 0;
+}
+
+uint64_t directory_find_backed(struct heap *heap, uint64_t len)
+{
+	uint64_t n = segments_for(len), whole = 0; /* segments before `s` with all their blocks */
+	uint64_t tail = low_mask((unsigned)(((len - 1) % SEGMENT_SIZE >> UNIT_SHIFT) + 1));
+	/* bits of what the file has no more are clear, and D2 */
+	uint64_t end = min_u64(heap->covered, directory_reach(heap) - 1);
+
+	raise_free_hint(heap);
+	for (uint64_t s = heap->free_hint; s < end; s++) {
+		uint64_t units = free_blocks(heap, s);
+
+		if (whole + 1 >= n && (units & tail) == tail)
+			return s + 1 - n;
+		whole = units == UINT64_MAX ? whole + 1 : 0;
+	}
+	return 0;
+}
+
+int directory_find(struct heap *heap, uint64_t len, uint64_t *first)
+{
+	uint64_t backed;
+	int r = 0;
+
+	*first = find_or_extend(heap, segments_for(len));
+	if (*first)
+		r = backing_ensure(heap, *first << SEGMENT_SHIFT, len);
+	if (*first && (!r || r == -EFBIG))
+		return r;
+	/* the disk is full: the lowest place may be a hole, and others have their blocks still */
+	backed = directory_find_backed(heap, len);
+	if (backed) {
+		*first = backed;
+		r = 0;
+	}
+	return r;
 }
 
 void directory_shrink(struct heap *heap)

@@ -34,9 +34,16 @@ void directory_scan(struct heap *heap);
 /* State of a segment, after a scan. */
 enum segment_state segment_state(const struct heap *heap, uint64_t segment_no);
 
-/* `n` consecutive free segments for whose words there is room: the first of them, or 0 (ENOMEM). Extends
- * the directory if need be. Changes nothing that counts but that. */
-uint64_t directory_find(struct heap *heap, uint64_t n);
+/* Free segments, one after the other, for `len` bytes, and blocks for these bytes: *first is the first of them, or 0:
+ * there is no address space. 0 or -errno: there are no blocks. Extends file and directory if need be. Changes nothing that
+ * counts but that. */
+int directory_find(struct heap *heap, uint64_t len, uint64_t *first);
+
+/* The same among the segments up to the last one, without extending anything: the first of them, or 0. */
+uint64_t directory_find_inside(struct heap *heap, uint64_t len);
+
+/* The same where this process knows that the blocks are there, so that it can't fail on a full disk. */
+uint64_t directory_find_backed(struct heap *heap, uint64_t len);
 
 /* Make [first, first + n) count as segments that were used: before any of their words is stored. */
 void directory_reach_to(struct heap *heap, uint64_t last);

@@ -81,6 +81,7 @@ static int make_tables(struct heap *heap)
 	return r ? fail(-r, "reserving memory for the heap's descriptors:") : 0;
 }
 
+/* Where the last used segment's last used unit ends, by the words. */
 static uint64_t used_end(struct heap *heap)
 {
 	uint64_t last = directory_last(heap);
@@ -97,10 +98,13 @@ static int check_length(struct heap *heap)
 {
 	uint64_t end = used_end(heap);
 
-	if (end <= heap->store.size)
-		return 0;
-	return fail(EBADMSG, "the file was cut: it ends at %llu and the heap uses it up to %llu",
-	            (unsigned long long)heap->store.size, (unsigned long long)end);
+	if (end > heap->store.size)
+		return fail(EBADMSG, "the file was cut: it ends at %llu and the heap uses it up to %llu",
+		            (unsigned long long)heap->store.size, (unsigned long long)end);
+	if (end > (directory_last(heap) + 1) << SEGMENT_SHIFT)
+		return fail(EBADMSG, "the heap is damaged: its last segment is %llu, and it uses the file up to %llu",
+		            (unsigned long long)directory_last(heap), (unsigned long long)end);
+	return 0;
 }
 
 /* What comes after the file is open, locked and mapped. */

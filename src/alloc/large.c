@@ -81,27 +81,22 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 
 /* ---------------------------------------------------------------- huge objects */
 
-/* Free segments for a huge object, in the file if there are some: *first is 0 if there is no address space. 0 or
- * -errno: they can't be backed. */
-static int find_backed(struct heap *heap, uint64_t pages, uint64_t *first)
+/* Free segments with blocks for a huge object: *first is 0 if there is no address space. 0 or -errno: there are no
+ * blocks. Before the file grows, and where it can't, segments without used units become free ones. */
+static int find_segments(struct heap *heap, uint64_t pages, uint64_t *first)
 {
-	uint64_t n = huge_segments(pages);
-
-	*first = directory_find(heap, n);
-	if (*first && *first + n - 1 <= directory_last(heap) &&
-	    backing_ensure(heap, *first << SEGMENT_SHIFT, pages * LENGTH_PAGE) == 0)
+	*first = directory_find_inside(heap, pages * LENGTH_PAGE);
+	if (*first)
 		return 0;
-	/* before the file grows, and where it can't: those without used units */
 	units_release_segments(heap);
-	*first = directory_find(heap, n);
-	return *first ? backing_ensure(heap, *first << SEGMENT_SHIFT, pages * LENGTH_PAGE) : 0;
+	return directory_find(heap, pages * LENGTH_PAGE, first);
 }
 
 static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 {
 	uint64_t n = huge_segments(pages);
 	uint64_t first, off;
-	int r = find_backed(heap, pages, &first);
+	int r = find_segments(heap, pages, &first);
 
 	off = first << SEGMENT_SHIFT;
 	if (first == 0)
@@ -121,8 +116,10 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	return off;
 }
 
-static void release_segments(struct heap *heap, uint64_t first, uint64_t n)
+/* Segments [first, first + n), all that a huge object had up to `end`, are free. */
+static void release_segments(struct heap *heap, uint64_t first, uint64_t n, uint64_t end)
 {
+	backing_note_used(heap, first << SEGMENT_SHIFT, end - (first << SEGMENT_SHIFT));
 	for (uint64_t s = first; s < first + n; s++) {
 		heap->segments[s].state = SEG_FREE;
 		unit_set_state(&heap->units[s * SEGMENT_UNITS], UNIT_UNKNOWN);
@@ -156,9 +153,9 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 		}
 	}
 	truth_store(directory_word(heap, first), huge_word(pages));
-	store_relaxed(&unit->pages, pages);
 	if (n < old)
-		release_segments(heap, first + n, old - n);
+		release_segments(heap, first + n, old - n, off + unit->pages * LENGTH_PAGE);
+	store_relaxed(&unit->pages, pages);
 	return true;
 }
 
@@ -242,7 +239,8 @@ bool large_free_huge(struct heap *heap, struct unit *unit)
 
 	if (!truth_replace(directory_word(heap, segment_no), huge_word(unit->pages), SEGMENT_FREE))
 		return false;
-	release_segments(heap, segment_no, huge_segments(unit->pages));
+	release_segments(heap, segment_no, huge_segments(unit->pages),
+	                 (segment_no << SEGMENT_SHIFT) + unit->pages * LENGTH_PAGE);
 	return true;
 }
 

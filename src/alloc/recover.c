@@ -12,18 +12,20 @@
 #define MAX_PASSES 64
 
 /* The page with last_segment may be older than the directory's: raise it to the last segment that says to
- * be in use and that the file has. */
+ * be in use and that the file has. The object that it ends in may have grown since. */
 static void raise_last_segment(struct heap *heap)
 {
 	uint64_t segments = min_u64((heap->store.size + SEGMENT_SIZE - 1) >> SEGMENT_SHIFT,
 	                            min_u64(directory_reach(heap), heap->segments_max));
-	uint64_t last = directory_last(heap);
+	uint64_t last = directory_last(heap), s = last;
 
-	for (uint64_t s = last + 1; s < segments; s++) {
+	while (s > 0 && s < segments && directory_kind(heap, s) == SEGMENT_INTERIOR)
+		s--;
+	for (; s < segments; s++) {
 		uint64_t word = truth_load(directory_word(heap, s));
 
 		if (segment_word_kind(word) == SEGMENT_METADATA)
-			last = s;
+			last = max_u64(last, s);
 		if (segment_word_kind(word) == SEGMENT_HUGE &&
 		    s + huge_segments(huge_word_pages(word)) <= segments)
 			last = max_u64(last, s + huge_segments(huge_word_pages(word)) - 1);

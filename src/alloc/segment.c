@@ -204,36 +204,49 @@ void segment_note_full(struct heap *heap)
 
 /* ---------------------------------------------------------------- making and releasing segments */
 
-bool segment_create(struct heap *heap)
+/* Give the free segment, whose first unit is backed, metadata. */
+static void make_segment(struct heap *heap, uint64_t segment_no)
 {
-	uint64_t segment_no = directory_find(heap, 1);
-	struct segment *segment;
-	int r;
-
-	if (segment_no == 0)
-		return fail(ENOMEM, "no address space is left for the heap"), false;
-	r = backing_ensure(heap, metadata_off(segment_no), UNIT_SIZE);
-	if (r)
-		return cannot_grow(heap, r), false;
 	if (backing_take(heap, metadata_off(segment_no), UNIT_SIZE))
 		store_prefault(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	store_metadata(&heap->store, metadata_off(segment_no), UNIT_SIZE);
 	truth_clear_words(unit_words(heap, segment_no), PAIRS_LEN / 8);
 	directory_reach_to(heap, segment_no);
 	truth_store(directory_word(heap, segment_no), SEGMENT_METADATA);
-	segment = &heap->segments[segment_no];
-	segment->state = SEG_EXAMINED;
+	heap->segments[segment_no].state = SEG_EXAMINED;
 	describe_units(heap, segment_no * SEGMENT_UNITS, 1, UNIT_IS_META);
 	describe_units(heap, segment_no * SEGMENT_UNITS + 1, SEGMENT_UNITS - 1, UNIT_IS_FREE);
 	units_offer(heap, segment_no, data_units(segment_no));
+}
+
+bool segment_create(struct heap *heap)
+{
+	uint64_t segment_no;
+	int r = directory_find(heap, UNIT_SIZE, &segment_no);
+
+	if (r)
+		return cannot_grow(heap, r), false;
+	if (segment_no == 0)
+		return fail(ENOMEM, "no address space is left for the heap"), false;
+	make_segment(heap, segment_no);
 	return true;
+}
+
+bool segment_create_backed(struct heap *heap, unsigned n)
+{
+	uint64_t segment_no = directory_find_backed(heap, (uint64_t)n << UNIT_SHIFT);
+
+	if (segment_no)
+		make_segment(heap, segment_no);
+	return segment_no != 0;
 }
 
 bool segment_release_if_empty(struct heap *heap, uint64_t segment_no)
 {
 	struct segment *segment = &heap->segments[segment_no];
 
-	if (segment_no == 0 || segment->state != SEG_EXAMINED || !heap_may_write(heap) ||
+	/* not by the descriptor: the journal's segments may have none */
+	if (segment_no == 0 || segment_state(heap, segment_no) != SEG_EXAMINED || !heap_may_write(heap) ||
 	    !units_withdraw(heap, segment_no, data_units(segment_no)))
 		return false;
 	truth_store(directory_word(heap, segment_no), SEGMENT_FREE);

@@ -23,6 +23,9 @@ bool segment_examine_some(struct heap *heap);
 /* Give a free segment metadata. False with errno ENOMEM. */
 bool segment_create(struct heap *heap);
 
+/* The same with one of which the first `n` units have blocks already. False if there is none. */
+bool segment_create_backed(struct heap *heap, unsigned n);
+
 /* Make an examined segment without used units a free one; true if it was. */
 bool segment_release_if_empty(struct heap *heap, uint64_t segment_no);
 

@@ -95,7 +95,9 @@ void units_release_segments(struct heap *heap)
 	units_settle(heap);
 	for (uint32_t s = heap->bucket[SEGMENT_UNITS - 1]; s; s = next) {
 		next = heap->segments[s - 1].next;
-		segment_release_if_empty(heap, s - 1);
+		/* units were taken of it without the lock: it would be looked at each time */
+		if (!segment_release_if_empty(heap, s - 1))
+			bucket_update(heap, s - 1);
 	}
 }
 
@@ -288,6 +290,17 @@ static void put_back(struct heap *heap, uint64_t unit_no, unsigned n)
 	units_offer(heap, segment_of_unit(unit_no), range_mask(index_in_segment(unit_no), n));
 }
 
+/* The disk is full; what was freed in this process is backed still, in segments with metadata or in free ones. */
+static uint64_t take_backed(struct heap *heap, struct near *near, unsigned n, unsigned align_units)
+{
+	uint64_t unit_no;
+
+	do
+		unit_no = take_tightest(heap, near, n, align_units, BACKED);
+	while (unit_no == 0 && segment_create_backed(heap, align_units + n));
+	return unit_no;
+}
+
 uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned align_units)
 {
 	uint64_t unit_no;
@@ -305,9 +318,8 @@ uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned a
 	}
 	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
 	if (r) {
-		/* the disk is full; what was freed in this process is backed still */
 		put_back(heap, unit_no, n);
-		unit_no = take_tightest(heap, near, n, align_units, BACKED);
+		unit_no = take_backed(heap, near, n, align_units);
 		if (unit_no == 0)
 			return cannot_grow(heap, r), 0;
 	}

@@ -157,6 +157,39 @@ static void test_tail(void **state)
 	close_heap();
 }
 
+/* Huge objects that another process made, freed and made shorter; also if they are given back by closing. */
+static void test_huge_of_before(void **state)
+{
+	(void)state;
+	for (unsigned closes = 0; closes < 2; closes++) {
+		uint64_t off[3], used;
+
+		open_heap(-1);
+		for (unsigned i = 0; i < 3; i++)
+			off[i] = fm_offset_of(heap, memset(fm_malloc(heap, 10 * MIB), 0x40 + (int)i, 10 * MIB));
+		assert_int_equal(fm_close(heap), 0);
+		heap = fm_open_fd(fd, 0, NULL);
+		assert_non_null(heap);
+		used = blocks();
+		assert_int_equal(fm_free(fm_at(heap, off[0])), 0);
+		assert_ptr_equal(fm_realloc(heap, fm_at(heap, off[1]), 5 * MIB), fm_at(heap, off[1]));
+		if (closes) {
+			assert_int_equal(fm_close(heap), 0);
+			heap = fm_open_fd(fd, 0, NULL);
+			assert_non_null(heap);
+		} else {
+			assert_int_equal(fm_trim(heap, 0), 1);
+		}
+		assert_true(blocks() <= used - 12 * MIB); /* whole segments of the second one */
+		for (unsigned i = 1; i < 3; i++) {
+			object[i] = fm_at(heap, off[i]);
+			expect_object(i);
+		}
+		expect_sound();
+		close_heap();
+	}
+}
+
 /* Segments that are without used units keep their metadata for a while: a huge object gets them all the same, where the
  * heap can't grow, and before it grows. */
 static void test_empty_segments(void **state)
@@ -346,6 +379,7 @@ int main(void)
 		cmocka_unit_test(test_holes),
 		cmocka_unit_test(test_keeping),
 		cmocka_unit_test(test_tail),
+		cmocka_unit_test(test_huge_of_before),
 		cmocka_unit_test(test_empty_segments),
 		cmocka_unit_test(test_small),
 		cmocka_unit_test(test_decay),

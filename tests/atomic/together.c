@@ -440,6 +440,37 @@ static void a_journal_behind_the_limit(void **state)
 	}
 }
 
+/* A huge object that would grow to where the journal is moves or stays, and is whole. The journal's segments may lie beyond
+ * all that the process has descriptors for. */
+static void a_huge_object_grows_to_the_journal(void **state)
+{
+	static const uint64_t limits[] = {1024 * MIB, 0};
+	uint64_t size = 8 * MIB;
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct fm_options options = {.size = sizeof options, .max_size = limits[i]};
+		fm_heap *heap = open_or_fail(path_of(i ? "unlimited" : "limited"), FM_ATOMIC | FM_CREATE, &options);
+		char *p = fm_malloc(heap, size);
+
+		assert_non_null(p);
+		for (int round = 1; round < 6; round++) {
+			memset(p, round, size);
+			assert_int_equal(fm_commit(heap), 0);
+		}
+		FAILS(fm_realloc(heap, p, limits[0] * 2048), NULL, ENOMEM);
+		if (limits[i])
+			FAILS(fm_realloc(heap, p, limits[i] * 2), NULL, ENOMEM);
+		assert_true(is_filled(p, 5, size));
+		p = fm_realloc(heap, p, 5 * size);
+		assert_non_null(p);
+		assert_true(is_filled(p, 5, size));
+		assert_int_equal(fm_commit(heap), 0);
+		assert_whole(heap);
+		close_checked(heap);
+	}
+}
+
 /* Each commit needs a larger journal than the one before: when the superblock has no place left for a further extent, the
  * smallest is replaced. A gigabyte of memory, so by FM_LARGE alone. */
 extern uint64_t atomic_record_max;
@@ -559,6 +590,7 @@ int main(void)
 		API_TEST(locked_memory_rolls_back),
 		API_TEST(rollbacks_cost_no_space),
 		API_TEST(a_journal_behind_the_limit),
+		API_TEST(a_huge_object_grows_to_the_journal),
 		API_TEST(a_sparse_copy),
 		API_TEST(a_limit_beyond_all),
 		API_TEST(ever_larger_commits),

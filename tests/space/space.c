@@ -340,6 +340,47 @@ static int create_on_full_disk(void *arg)
 	return 0;
 }
 
+/* The lowest free space is a hole and the disk is full; what is freed behind it has its blocks and is found. */
+struct refill {
+	size_t size;     /* of what is allocated then */
+	bool is_reopened; /* what is freed is of an earlier process */
+	size_t left;     /* bytes on the disk */
+	size_t least;    /* bytes that can be had */
+};
+
+static int refill(void *arg)
+{
+	const struct refill *r = arg;
+	struct fm_options options = { .size = sizeof(options), .decay_ms = -1 };
+	fm_heap *heap = fm_open(path, FM_CREATE, &options);
+	struct pile pile = { 0 };
+	uint64_t hole, off;
+
+	proc_must(heap != NULL);
+	hole = fm_offset_of(heap, fm_malloc(heap, 5 * MIB));
+	off = fm_offset_of(heap, fm_malloc(heap, 5 * MIB));
+	proc_must(hole && off > hole);
+	proc_must(fm_free(fm_at(heap, hole)) == 0);
+	proc_must(fm_trim(heap, 0) == 1);
+	if (r->is_reopened) {
+		proc_must(fm_close(heap) == 0);
+		heap = fm_open(path, 0, &options);
+		proc_must(heap != NULL);
+	}
+	fill_disk(r->left);
+	proc_must(fm_free(fm_at(heap, off)) == 0);
+	pile_up(&pile, heap, r->size);
+	proc_must(pile.count * r->size >= r->least);
+	pile_rewrite(&pile, heap);
+	proc_must(fm_sync(heap) == 0);
+	pile_rewrite(&pile, heap);
+	must_work_on(&pile, heap);
+	proc_must(count_all(heap) == pile.count);
+	proc_must(fm_close(heap) == 0);
+	must_hold(&pile);
+	return 0;
+}
+
 /* ---------------------------------------------------------------- holes */
 
 /* Give back every block of zeros, as fallocate -d does. Returns the bytes given back. */
@@ -779,6 +820,15 @@ static void run(int (*function)(void *), void *arg)
 		run(function, NULL); \
 	}
 
+#define REFILL_TEST(name, ...) \
+	static void name(void **state) \
+	{ \
+		struct refill how = { __VA_ARGS__ }; \
+\
+		(void)state; \
+		run(refill, &how); \
+	}
+
 #define HOLES_TEST(name, zero, way) \
 	static void name(void **state) \
 	{ \
@@ -793,6 +843,11 @@ TEST(test_fill_with_roots, fill_with_roots)
 TEST(test_others_take_the_rest, others_take_the_rest)
 TEST(test_reopen_on_full_disk, reopen_on_full_disk)
 TEST(test_create_on_full_disk, create_on_full_disk)
+REFILL_TEST(test_refill_huge, 5 * MIB, false, 0, 5 * MIB)
+REFILL_TEST(test_refill_huge_reopened, 5 * MIB, true, 0, 5 * MIB)
+REFILL_TEST(test_refill_large, 500000, false, 0, 7 * MIB)
+REFILL_TEST(test_refill_small, 1000, false, 0, 8 * MIB)
+REFILL_TEST(test_refill_small_nearly_full, 1000, false, 192 << 10, 8 * MIB)
 HOLES_TEST(test_free_space_punched, false, DUG)
 HOLES_TEST(test_zero_objects_punched, true, DUG)
 HOLES_TEST(test_sparse_copy, false, COPIED)
@@ -886,6 +941,11 @@ int main(void)
 		UNIT(test_others_take_the_rest),
 		UNIT(test_reopen_on_full_disk),
 		UNIT(test_create_on_full_disk),
+		UNIT(test_refill_huge),
+		UNIT(test_refill_huge_reopened),
+		UNIT(test_refill_large),
+		UNIT(test_refill_small),
+		UNIT(test_refill_small_nearly_full),
 		UNIT(test_free_space_punched),
 		UNIT(test_zero_objects_punched),
 		UNIT(test_sparse_copy),

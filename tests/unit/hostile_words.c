@@ -155,6 +155,99 @@ static int recovery_of_huge(void *arg)
 	return 0;
 }
 
+/* The last segment is said to be one inside the huge object that ends the heap: what lies beyond would be handed out
+ * again. */
+static int last_segment_in_huge(void *arg)
+{
+	static const unsigned flags[] = { 0, FM_RDONLY, FM_RECOVER, FM_CREATE };
+	fm_heap *heap = fm_open(path, FM_CREATE | FM_EXCL, NULL);
+	uint64_t off;
+
+	(void)arg;
+	proc_must(heap != NULL);
+	off = fm_offset_of(heap, fm_malloc(heap, 11 * SEGMENT_SIZE / 4));
+	proc_must(off == SEGMENT_SIZE);
+	proc_must(fm_close(heap) == 0);
+	for (uint64_t last = 1; last < 4; last++) {
+		int fd = open(path, O_RDWR | O_CLOEXEC);
+
+		proc_must(fd >= 0);
+		put_last_segment(fd, last);
+		close(fd);
+		proc_must(proc_copy(path, copy, false) == 0);
+		for (size_t i = 0; i < sizeof(flags) / sizeof(flags[0]) && last < 3; i++) {
+			proc_must(fm_open(path, flags[i], NULL) == NULL && errno == EBADMSG);
+			proc_must(proc_same_file(path, copy));
+		}
+		proc_must(unlink(copy) == 0);
+	}
+	heap = fm_open(path, 0, NULL);
+	proc_must(heap != NULL);
+	proc_must(proc_check(heap) == 0);
+	proc_must(fm_usable_size(fm_at(heap, off)) == 11 * SEGMENT_SIZE / 4);
+	proc_must(fm_close(heap) == 0);
+	return 0;
+}
+
+/* The same of one with a used segment inside, so that the end of the heap does not tell. */
+static int huge_beyond_last(void *arg)
+{
+	int fd = closed_heap(6);
+	fm_heap *heap;
+	void *damaged;
+
+	(void)arg;
+	put_last_segment(fd, 3);
+	put_directory(fd, 1, huge_word(5 * SEGMENT_PAGES));
+	put_directory(fd, 2, SEGMENT_INTERIOR);
+	put_directory(fd, 3, SEGMENT_METADATA);
+	close(fd);
+	heap = fm_open(path, 0, NULL);
+	proc_must(heap != NULL);
+	proc_must(fm_check(heap, NULL, NULL) > 0);
+	proc_must(proc_count_objects(heap) == 1);
+	damaged = fm_at(heap, SEGMENT_SIZE);
+	for (int i = 0; i < 3; i++)
+		proc_must(fm_malloc(heap, 5 * SEGMENT_SIZE / 4) != NULL);
+	proc_must(fm_usable_size(damaged) == 0);
+	proc_must(fm_free(damaged) == -1 && errno == EUCLEAN);
+	proc_must(proc_count_objects(heap) == 4);
+	proc_must(fm_close(heap) == 0);
+	return 0;
+}
+
+/* A power cut after a huge object has grown: its word is newer than the page with the last segment. */
+static int recovery_of_grown(void *arg)
+{
+	(void)arg;
+	for (uint64_t before = 1; before < 4; before++) {
+		fm_heap *heap = fm_open(path, FM_CREATE | FM_EXCL, NULL);
+		uint64_t off;
+		void *p;
+		int fd;
+
+		proc_must(heap != NULL);
+		p = fm_malloc(heap, before * SEGMENT_SIZE);
+		off = fm_offset_of(heap, p);
+		proc_must(off == SEGMENT_SIZE && fm_realloc(heap, p, 4 * SEGMENT_SIZE) == p);
+		proc_fill(p, 1, 4 * SEGMENT_SIZE);
+		proc_must(proc_copy(path, copy, true) == 0);
+		proc_must(fm_close(heap) == 0);
+		fd = open(copy, O_RDWR | O_CLOEXEC);
+		proc_must(fd >= 0);
+		put_last_segment(fd, before);
+		close(fd);
+		heap = fm_open(copy, FM_RECOVER, NULL);
+		proc_must(heap != NULL);
+		proc_must(proc_check(heap) == 0);
+		proc_must(proc_count_objects(heap) == 1);
+		proc_must(proc_intact(fm_at(heap, off), 1, 4 * SEGMENT_SIZE, 4 * SEGMENT_SIZE));
+		proc_must(fm_close(heap) == 0);
+		proc_must(unlink(copy) == 0 && unlink(path) == 0);
+	}
+	return 0;
+}
+
 static void passes(int (*run)(void *))
 {
 	assert_int_equal(proc_end(proc_start(run, NULL, LIMIT_MS)), 0);
@@ -172,11 +265,32 @@ static void test_recovery_of_huge(void **state)
 	passes(recovery_of_huge);
 }
 
+static void test_last_segment_in_huge(void **state)
+{
+	(void)state;
+	passes(last_segment_in_huge);
+}
+
+static void test_huge_beyond_last(void **state)
+{
+	(void)state;
+	passes(huge_beyond_last);
+}
+
+static void test_recovery_of_grown(void **state)
+{
+	(void)state;
+	passes(recovery_of_grown);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(test_root_table_in_huge, before),
 		cmocka_unit_test_setup(test_recovery_of_huge, before),
+		cmocka_unit_test_setup(test_recovery_of_grown, before),
+		cmocka_unit_test_setup(test_last_segment_in_huge, before),
+		cmocka_unit_test_setup(test_huge_beyond_last, before),
 	};
 
 	return cmocka_run_group_tests_name("hostile_words", tests, setup, teardown);
