@@ -7,7 +7,7 @@
  *   slab        one or more units cut into slots of one size
  *   run, huge   a large object of units; of whole segments
  *   window      the live word whose free slots a thread is handing out
- *   summary     of a slab: which of its words have free slots
+ *   summary     of a slab: words of it that are known to have free slots (S4)
  *   owner       the thread cache that may change a slab's live words; OWNER_NONE: whoever holds the lock
  *   examined    a segment whose metadata was validated and copied to descriptors; done when first needed
  *   backed      a unit for which this process knows that a store can't fail for lack of space

@@ -125,6 +125,7 @@ static void *take_from_class(struct tcache *tcache, unsigned class_no, unsigned 
 
 		if (!slab)
 			return NULL;
+		slab_look(slab);
 		p = slab_can_join(slab) && n < slab->no_run ? take_run(tcache, class_no, slab, n) : NULL;
 		if (p) {
 			tcache->source[class_no] = slab;

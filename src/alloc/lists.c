@@ -184,7 +184,6 @@ struct unit *tcache_next_partial(struct tcache *tcache, unsigned class_no)
 	if (slab) {
 		partial_remove(tcache, slab);
 		slab->alarm = ALARM_NEVER;
-		slab_look(slab);
 	}
 	return slab;
 }

@@ -4,6 +4,9 @@
 #include "backing.h"
 #include "segment.h"
 
+/* Pairs that follow one another in memory: the places of pair 0 are multiples of that (pair_colour). */
+#define LINE_PAIRS 4
+
 void slab_unjoin(struct unit *slab, unsigned w)
 {
 	uint64_t *joint = slab_joint(slab, w);
@@ -54,15 +57,41 @@ void slab_harvest(struct unit *slab, uint64_t words)
 	}
 }
 
+/* Has word `w` a slot that is free, or freed by another thread? */
+static bool has_free(const struct unit *slab, unsigned w)
+{
+	const uint64_t *pair = slab_pair(slab, w);
+
+	return (~truth_load(&pair[0]) | truth_load(&pair[1])) & slab_word_mask(slab, w);
+}
+
+/* The same for none of the LINE_PAIRS words from `w` on, which have all 64 slots. Their pairs are in one cache line. */
+static bool are_full(const struct unit *slab, unsigned w)
+{
+	const uint64_t *pair = slab_pair(slab, w);
+	uint64_t live = UINT64_MAX, freed = 0;
+
+	for (unsigned i = 0; i < 2 * LINE_PAIRS; i += 2) {
+		live &= truth_load(&pair[i]);
+		freed |= truth_load(&pair[i + 1]);
+	}
+	return live == UINT64_MAX && freed == 0;
+}
+
 void slab_look(struct unit *slab)
 {
-	slab->summary = 0;
-	for (unsigned w = 0; w < slab->words; w++) {
-		const uint64_t *pair = slab_pair(slab, w);
+	unsigned whole = slab->slots / 64;
+	uint64_t summary = 0;
 
-		if ((~truth_load(&pair[0]) | truth_load(&pair[1])) & slab_word_mask(slab, w))
-			slab->summary |= UINT64_C(1) << w;
+	for (unsigned w = 0; w < slab->words;) {
+		if (w % LINE_PAIRS == 0 && w + LINE_PAIRS <= whole && are_full(slab, w)) {
+			w += LINE_PAIRS;
+			continue;
+		}
+		summary |= (uint64_t)has_free(slab, w) << w;
+		w++;
 	}
+	slab->summary = summary;
 }
 
 void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word)

@@ -7,8 +7,12 @@
  *   S2  a slot of a window is handed out only if its live bit is 0; the window's word was harvested before, so
  *       that its remote bit is 0 too
  *   S3  bits of slots that do not exist are 0 and never set, also in the pair behind the last one in use
- *   S4  summary has bit w  =>  word w has a free slot or a freed one that is not harvested; of the word in a window it says nothing.
- *       A slab that is in a list has a bit at least, and one that is in none no free slot
+ *   S4  summary has bit w  =>  word w has a free slot or a freed one that is not harvested. It is a hint: freeing by the
+ *       fast path adds nothing to it. Of a slab
+ *         in a list of slabs with free slots  it has a bit at least
+ *         full, in no list                    it is 0, and there is no free slot
+ *         in a window                         it says nothing of the window's word
+ *         without owner                       it has all such words
  *   S5  empty has bit w  <=>  live word w is 0; of a slab in a window, or a source, it says nothing
  *   S6  alarm is ALARM_NEVER  <=>  the slab is in a window, or a source of joined slots; ALARM_KEPT  <=>  it is empty and in its owner's list of
  *       those; ALARM_EMPTY  <=>  it is in a list of slabs with free slots; ALARM_ALWAYS  <=>  it is full, in none
