@@ -222,7 +222,12 @@ FM_API int fm_abort(fm_heap *heap);
  * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit. A
  * commit or rollback may put other pages in the place of registered buffers: register them again after it.
  *
+ * With several threads a declaration belongs into the section whose stores it announces: one that is made before
+ * fm_begin can be taken by another thread's commit or rollback that comes in between, and counts for nothing then.
+ *
  * Returns   0, or -1 with errno EINVAL (not inside this heap), ENOMEM.
+ * Threads   any; outside of a section it may wait while a commit looks for the written pages. Not
+ *           async-signal-safe.
  */
 FM_API int fm_will_write(fm_heap *heap, const void *addr, size_t len);
 

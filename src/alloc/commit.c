@@ -272,6 +272,11 @@ int heap_will_write(struct heap *heap, const void *addr, size_t len)
 		return fail(EINVAL, "the %zu bytes at %p do not lie in this heap", len, addr);
 	if (len == 0)
 		return 0;
-	r = track->way->will_write(track, off, off + len);
+	/* inside, the pause waits for us; outside, a commit would find half of what is done here. Not by the gate: a thread
+	 * that holds a lock which sections take may declare */
+	if (heap_is_inside(heap))
+		r = track->way->will_write(track, off, off + len);
+	else
+		r = track_will_write_beside(track, off, off + len);
 	return r ? fail(-r, "preparing %zu bytes for writing:", len) : 0;
 }

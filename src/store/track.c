@@ -59,11 +59,13 @@ int track_open(struct track *track, struct store *store, const char *name)
 	memset(track, 0, sizeof(*track));
 	track->store = store;
 	track->watch_fd = track->pagemap_fd = -1;
+	pthread_mutex_init(&track->lock, NULL);
 	r = pageset_make(&track->found, pages);
 	if (!r)
 		r = pageset_make(&track->noted, pages);
 	if (r) {
 		pageset_drop(&track->found);
+		pthread_mutex_destroy(&track->lock);
 		return fail(-r, "memory for the sets of written pages:");
 	}
 	r = -ENOSYS;
@@ -77,6 +79,7 @@ int track_open(struct track *track, struct store *store, const char *name)
 		return 0;
 	pageset_drop(&track->found);
 	pageset_drop(&track->noted);
+	pthread_mutex_destroy(&track->lock);
 	if (!known)
 		return fail(EINVAL, "FMALLOC_TRACK=%s is not uffd, mprotect, pagemap or declared", name);
 	return fail(-r, "finding written pages by %s:", name ? name : "any means");
@@ -93,9 +96,38 @@ int track_extended(struct track *track, uint64_t from, uint64_t to)
 	return track->way->extended ? track->way->extended(track, from, to) : 0;
 }
 
+int track_find(struct track *track)
+{
+	int r;
+
+	pthread_mutex_lock(&track->lock);
+	r = track->way->find(track);
+	pthread_mutex_unlock(&track->lock);
+	return r;
+}
+
 int track_dropped(struct track *track)
 {
-	return track->way->dropped ? track->way->dropped(track) : 0;
+	int r;
+
+	pthread_mutex_lock(&track->lock);
+	r = track->way->dropped ? track->way->dropped(track) : 0;
+	if (!r) {
+		pageset_clear(&track->noted);
+		pageset_clear(&track->found);
+	}
+	pthread_mutex_unlock(&track->lock);
+	return r;
+}
+
+int track_will_write_beside(struct track *track, uint64_t from, uint64_t to)
+{
+	int r;
+
+	pthread_mutex_lock(&track->lock);
+	r = track->way->will_write(track, from, to);
+	pthread_mutex_unlock(&track->lock);
+	return r;
 }
 
 void track_close(struct track *track)
@@ -105,4 +137,5 @@ void track_close(struct track *track)
 	pageset_drop(&track->always);
 	pageset_drop(&track->found);
 	pageset_drop(&track->noted);
+	pthread_mutex_destroy(&track->lock);
 }

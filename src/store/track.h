@@ -11,12 +11,17 @@
  * T1  protect before diff: a page is protected again before its contents are compared, so that a store after the
  *     comparison is found by the next commit
  * T2  what was found and not committed stays found
+ * T3  a page that can be stored into without a fault is in `noted`, or nobody finds it: whoever opens pages is done
+ *     with both before the next find, and before the next drop. Threads inside a section are, which the committer waits
+ *     for; fm_will_write outside of one holds the lock
  */
 #ifndef FM_STORE_TRACK_H
 #define FM_STORE_TRACK_H
 
 #include "pageset.h"
 #include "store.h"
+
+#include <pthread.h>
 
 enum track_kind { TRACK_UFFD = 1, TRACK_MPROTECT, TRACK_PAGEMAP, TRACK_DECLARED };
 
@@ -43,6 +48,7 @@ struct track_way {
 struct track {
 	const struct track_way *way;
 	struct store *store;
+	pthread_mutex_t lock;  /* T3. No lock is taken under it, and nobody is waited for */
 	struct pageset found;  /* the committer's: found, and not committed yet */
 	struct pageset noted;  /* added to at any time: granules written, pages declared */
 	struct pageset metadata; /* declared: pages that are the allocator's; */
@@ -67,7 +73,13 @@ uint64_t track_lines(const struct track *track, uint64_t page);
 void track_settled(struct track *track, uint64_t page);
 
 int track_extended(struct track *track, uint64_t from, uint64_t to);
+
+/* In the pause: as way->find; and: all private pages were dropped, nothing is written, found or noted. 0 or -errno. */
+int track_find(struct track *track);
 int track_dropped(struct track *track);
+
+/* As way->will_write, by a thread for which the pause does not wait. */
+int track_will_write_beside(struct track *track, uint64_t from, uint64_t to);
 
 /* For will_write: note the pages, nothing else, for writers that the page tables don't see. 0. */
 int track_note(struct track *track, uint64_t from, uint64_t to);
