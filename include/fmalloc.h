@@ -195,7 +195,8 @@ FM_API int fm_commit(fm_heap *heap);
  * threads have cached of the heap.
  *
  * Returns   0, or -1 with errno EDEADLK, EIO as fm_commit, and ENOSPC: an earlier commit could not be brought
- *           to its place yet. On -1 nothing has changed.
+ *           to its place yet. On -1 nothing has changed; after EIO it may be that some changes were dropped and others
+ *           not, but the handle is poisoned, none is committed any more, and reopening finds the last commit.
  */
 FM_API int fm_rollback(fm_heap *heap);
 

@@ -170,26 +170,40 @@ int heap_commit(struct heap *heap)
 
 /* ---------------------------------------------------------------- rollback */
 
+/* In the pause. Half of the changes are nothing that may be committed: after a failure nothing is. */
+static int go_back(struct heap *heap)
+{
+	struct atomic *atomic = heap->store.atomic;
+	int r = atomic_drop_changes(atomic);
+
+	if (!r)
+		r = heap_reset(heap);
+	if (r)
+		journal_poison(&atomic->journal, EIO);
+	else
+		heap->gate.is_canceled = false;
+	return r;
+}
+
 int heap_rollback(struct heap *heap)
 {
 	struct atomic *atomic = heap->store.atomic;
-	int r;
+	int r, failed = 0;
 
 	if (heap_is_inside(heap))
 		return fail(EDEADLK, "fm_rollback inside the thread's own section: fm_abort first");
 	gate_take(&heap->gate);
 	r = atomic_catch_up(atomic);
-	begin_pause(heap);
-	if (!r)
-		r = atomic_drop_changes(atomic);
-	if (!r)
-		r = heap_reset(heap);
-	if (!r)
-		heap->gate.is_canceled = false;
 	if (r == -EIO)
 		journal_poison(&atomic->journal, EIO);
+	begin_pause(heap);
+	if (!r)
+		failed = go_back(heap);
 	end_pause(heap);
 	gate_give(&heap->gate);
+	if (failed)
+		return fail(EIO, "fm_rollback could not forget all changes (%s): nothing is committed any more, and reopening "
+		                 "the heap finds its last commit", status_describe(-failed));
 	return tell(r, "fm_rollback");
 }
 

@@ -413,10 +413,9 @@ int atomic_drop_changes(struct atomic *atomic)
 	struct store *store = atomic->store;
 	int r = os->advise(store->base, round_up(store->size, os->page_size()), OS_DROP);
 
-	if (!r)
-		r = track_dropped(&atomic->track);
 	if (r)
 		return r;
+	track_dropped(&atomic->track);
 	pageset_clear(&atomic->kept);
 	store_relaxed(&atomic->kept_pages, 0);
 	count(&atomic->rollbacks, 1);

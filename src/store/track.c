@@ -106,18 +106,15 @@ int track_find(struct track *track)
 	return r;
 }
 
-int track_dropped(struct track *track)
+void track_dropped(struct track *track)
 {
-	int r;
-
 	pthread_mutex_lock(&track->lock);
-	r = track->way->dropped ? track->way->dropped(track) : 0;
-	if (!r) {
+	if (track->way->dropped)
+		track->way->dropped(track);
+	else
 		pageset_clear(&track->noted);
-		pageset_clear(&track->found);
-	}
+	pageset_clear(&track->found);
 	pthread_mutex_unlock(&track->lock);
-	return r;
 }
 
 int track_will_write_beside(struct track *track, uint64_t from, uint64_t to)

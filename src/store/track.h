@@ -39,8 +39,9 @@ struct track_way {
 	int (*find)(struct track *track);
 	/* Bytes [from, to) are about to be written. */
 	int (*will_write)(struct track *track, uint64_t from, uint64_t to);
-	/* All private pages were dropped. 0 or -errno; or NULL. */
-	int (*dropped)(struct track *track);
+	/* All private pages were dropped: nothing is written any more, which `found` and `noted` are to say. What stays open
+	 * stays noted, since nobody can be told of a failure: the old contents are gone. NULL: no page is open. */
+	void (*dropped)(struct track *track);
 	/* Bytes [from, to) are the allocator's: it stores there without declaring. Before it does. */
 	int (*metadata)(struct track *track, uint64_t from, uint64_t to);
 };
@@ -74,9 +75,9 @@ void track_settled(struct track *track, uint64_t page);
 
 int track_extended(struct track *track, uint64_t from, uint64_t to);
 
-/* In the pause: as way->find; and: all private pages were dropped, nothing is written, found or noted. 0 or -errno. */
+/* In the pause: as way->find and way->dropped. */
 int track_find(struct track *track);
-int track_dropped(struct track *track);
+void track_dropped(struct track *track);
 
 /* As way->will_write, by a thread for which the pause does not wait. */
 int track_will_write_beside(struct track *track, uint64_t from, uint64_t to);

@@ -166,22 +166,25 @@ static int find(struct track *track)
 	const struct pageset *always = &track->always;
 	int r = track_find_noted(track, &track->metadata);
 
+	/* nothing was found, and lines stay with their pages */
+	if (r)
+		return r;
 	for (uint64_t page = pageset_next(always, 0); page != UINT64_MAX; page = pageset_next(always, page + 1))
 		pageset_add(&track->found, page, page + 1);
 	find_lines(track);
-	return r || !track->checks ? r : check(track);
+	return track->checks ? check(track) : 0;
 }
 
-/* Pages that were open stay so until their next commit; what is read-only stays that. */
-static int dropped(struct track *track)
+/* Metadata that can't be made read-only (vm.max_map_count) stays noted, and with it all that is: the next commit finds
+ * it, unchanged or not. */
+static void dropped(struct track *track)
 {
 	const struct pageset *found = &track->found;
-	int r = track_find_noted(track, &track->metadata);
 
-	find_lines(track);
+	if (track_find_noted(track, &track->metadata) == 0)
+		find_lines(track);
 	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page))
 		track_settled(track, page);
-	return r;
 }
 
 static void close_declared(struct track *track)

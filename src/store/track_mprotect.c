@@ -21,7 +21,6 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int open_granules(struct track *track, uint64_t from, uint64_t to)
 {
 	uint64_t size = load_acquire(&track->store->size);
-
 	int r;
 
 	from = round_down(from, GRANULE);
@@ -134,10 +133,11 @@ static int find(struct track *track)
 	return track_find_noted(track, NULL);
 }
 
-static int dropped(struct track *track)
+/* What can't be made read-only (vm.max_map_count) stays noted: the next commit finds it, unchanged or not. */
+static void dropped(struct track *track)
 {
-	pageset_clear(&track->noted);
-	return protect_all(track);
+	if (protect_all(track) == 0)
+		pageset_clear(&track->noted);
 }
 
 const struct track_way track_mprotect = {

@@ -258,6 +258,14 @@ static void must_be_at(uint64_t least, uint64_t most)
 
 /* ---------------------------------------------------------------- the operations */
 
+/* After EIO nothing is committed any more, nor begun. */
+static void must_be_poisoned(fm_heap *heap)
+{
+	if (fm_commit(heap) == 0 || errno != EIO || fm_begin(heap) == 0 || errno != EIO || fm_rollback(heap) == 0 ||
+	    errno != EIO)
+		fail_msg("%s, %s %u (%d): success after EIO", t.way, fault.name, fault.n, fault.error);
+}
+
 /* Commits from `first` on, with failures; then without. */
 static void commits_from(uint64_t first, uint64_t last)
 {
@@ -283,9 +291,7 @@ static void commits_from(uint64_t first, uint64_t last)
 		if (fm_rollback(heap) != 0 && errno != EIO)
 			fail_msg("%s %u: rollback: %s", fault.name, fault.n, fm_last_error());
 	} else if (error == EIO) {
-		if (fm_commit(heap) == 0 || errno != EIO || fm_begin(heap) == 0 || errno != EIO ||
-		    fm_rollback(heap) == 0 || errno != EIO)
-			fail_msg("%s %u: success after EIO", fault.name, fault.n);
+		must_be_poisoned(heap);
 		assert_int_equal(app_of(heap)[0], tried);
 	} else if (error) {
 		/* the changes are not lost: the commit can be tried again, or taken back */
@@ -318,24 +324,47 @@ static void committing_chains(void)
 	atomic_record_max = RECORD_MAX;
 }
 
-static void rolling_back(void)
+/* It is done, and the same changes can be made anew; or nothing has changed, and they can be committed; or it is EIO. */
+static void roll_back(bool goes_on)
 {
 	fm_heap *heap;
-	int r;
+	uint64_t done = 3;
+	int error;
 
 	restore(t.bytes, t.size);
 	heap = must_open(FM_ATOMIC);
 	assert_true(change(heap, 4));
 	fault.is_armed = true;
-	r = fm_rollback(heap);
+	error = fm_rollback(heap) ? errno : 0;
 	fault.is_armed = false;
-	if (r == 0)
-		assert_int_equal(commit_of(heap, "rolled back"), 3);
-	else if (fm_rollback(heap) == 0)
-		assert_int_equal(commit_of(heap, "rolled back later"), 3);
+	if (error == EIO) {
+		must_be_poisoned(heap);
+	} else {
+		assert_int_equal(commit_of(heap, "after a rollback"), error ? 4 : 3);
+		if (goes_on) {
+			/* pages that were opened before are found again */
+			if (!error)
+				assert_true(change(heap, 4));
+			assert_int_equal(fm_commit(heap), 0);
+			done = 4;
+		} else if (error) {
+			assert_int_equal(fm_rollback(heap), 0);
+		}
+		assert_int_equal(commit_of(heap, "and then"), done);
+	}
 	if (fm_close(heap) != 0 && errno != EIO)
 		fail_msg("%s %u: closing: %s", fault.name, fault.n, fm_last_error());
-	must_be_at(3, 3);
+	must_be_at(done, done);
+}
+
+static void rolling_back(void)
+{
+	roll_back(false);
+}
+
+static void rolling_back_and_on(void)
+{
+	roll_back(true);
 }
 
 static void closing(void)
@@ -526,9 +555,16 @@ int main(void)
 		const char *name;
 		void (*operation)(void);
 	} operations[] = {
-		{"committing", committing},   {"committing chains", committing_chains}, {"rolling back", rolling_back},
-		{"closing", closing},         {"opening", opening},                     {"recovering", recovering},
-		{"reading", reading},         {"converting", converting},               {"creating", creating},
+		{"committing", committing},
+		{"committing chains", committing_chains},
+		{"rolling back", rolling_back},
+		{"rolling back, and going on", rolling_back_and_on},
+		{"closing", closing},
+		{"opening", opening},
+		{"recovering", recovering},
+		{"reading", reading},
+		{"converting", converting},
+		{"creating", creating},
 	};
 	enum { N = sizeof(operations) / sizeof(operations[0]) };
 	struct CMUnitTest tests[N];
