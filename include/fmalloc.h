@@ -235,9 +235,10 @@ FM_API int fm_will_write(fm_heap *heap, const void *addr, size_t len);
 /* Write the heap's last commit into the new file `path`, as a heap with a UUID of its own, while this one goes
  * on. It is on the device when this returns.
  *
- * Returns   0, or -1 with errno EEXIST (the path is taken), ENOSPC, EIO and what open(2) gives; then no file is
- *           left.
- * Threads   any; commits go on meanwhile, except for a bounded time.
+ * Returns   0, or -1 with errno EEXIST (the path is taken), ENOSPC, EIO, EDEADLK (called between this thread's own
+ *           fm_begin and fm_end) and what open(2) gives; then no file is left.
+ * Threads   any; commits go on meanwhile, except for a bounded time. It waits for a commit that is being made, which
+ *           waits for the sections: as fm_commit, not with a lock that sections take.
  */
 FM_API int fm_snapshot(fm_heap *heap, const char *path);
 /* ---------------------------------------------------------------- fork */

@@ -215,6 +215,9 @@ int heap_snapshot(struct heap *heap, const char *path)
 	struct snapshot snapshot;
 	int r;
 
+	/* the committer may be waiting for our section */
+	if (heap_is_inside(heap))
+		return fail(EDEADLK, "fm_snapshot inside the thread's own section: fm_end first");
 	if (journal_is_poisoned(&atomic->journal))
 		return tell(-EIO, "fm_snapshot");
 	/* two at a time would share the set of pages; the second waits */

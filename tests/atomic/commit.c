@@ -373,6 +373,8 @@ static void sections(void **state)
 	put(heap, 0, 1);
 	FAILS(fm_commit(heap), -1, EDEADLK);
 	FAILS(fm_rollback(heap), -1, EDEADLK);
+	FAILS(fm_snapshot(heap, path_of("s")), -1, EDEADLK);
+	assert_int_equal(access(path_of("s"), F_OK), -1);
 	assert_int_equal(fm_end(heap), 0);
 	FAILS(fm_commit(heap), -1, EDEADLK);
 	assert_int_equal(fm_end(heap), 0);
@@ -389,6 +391,39 @@ static void sections(void **state)
 	assert_int_equal(app_of(heap)[0], 1);
 	put(heap, 0, 3);
 	assert_int_equal(fm_commit(heap), 0);
+	close_checked(heap);
+}
+
+static void *commit_beside(void *arg)
+{
+	return fm_commit(arg) ? arg : NULL;
+}
+
+/* A commit that waits for the section is not waited for in it. */
+static void inside_beside_a_commit(void **state)
+{
+	pthread_t thread;
+	void *failed;
+	fm_heap *heap;
+
+	(void)state;
+	need_way();
+	heap = open_atomic(FM_CREATE | FM_EXCL);
+	assert_int_equal(fm_begin(heap), 0);
+	put(heap, 0, 1);
+	assert_int_equal(pthread_create(&thread, NULL, commit_beside, heap), 0);
+	usleep(20000);
+	alarm(60);
+	FAILS(fm_snapshot(heap, path_of("s")), -1, EDEADLK);
+	FAILS(fm_rollback(heap), -1, EDEADLK);
+	alarm(0);
+	assert_int_equal(fm_end(heap), 0);
+	assert_int_equal(pthread_join(thread, &failed), 0);
+	assert_null(failed);
+	assert_int_equal(fm_snapshot(heap, path_of("s")), 0);
+	close_checked(heap);
+	heap = open_or_fail(path_of("s"), FM_ATOMIC, NULL);
+	assert_int_equal(app_of(heap)[0], 1);
 	close_checked(heap);
 }
 
@@ -682,6 +717,7 @@ int main(void)
 		API_TEST(few_kept_pages),
 		API_TEST(fork_harms_nothing),
 		API_TEST(sections),
+		API_TEST(inside_beside_a_commit),
 		API_TEST(threads_commit_together),
 		API_TEST(a_thread_ends_inside),
 		API_TEST(kinds_are_not_confused),
