@@ -103,6 +103,10 @@ struct os_file_id track_id_of(int fd);
 int track_join_faults(struct track *track);
 void track_leave_faults(struct track *track);
 
+/* Open the granules in which bytes [from, to) lie for writing, and note them. 0 or -errno. */
+#define TRACK_GRANULE UNIT_SIZE
+int track_open_granules(struct track *track, uint64_t from, uint64_t to);
+
 /* Make those noted pages read-only that are in `which` (NULL: all), then they are found. 0 or -errno. */
 int track_find_noted(struct track *track, const struct pageset *which);
 

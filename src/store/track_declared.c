@@ -128,9 +128,34 @@ static int open_declared(struct track *track)
 	return r;
 }
 
+/* What was metadata before its segment was freed is read-only, as if it still were: were it taken out of the set, a
+ * rollback would have to put it back. The program's own stores there are found by their faults, but the kernel's
+ * (read(2) into an object) fail. Also where it is open already, which nobody knows for certain: a system call. */
+static int open_metadata(struct track *track, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		uint64_t end = min_u64(round_down(from, LENGTH_PAGE) + LENGTH_PAGE, to);
+
+		if (pageset_has(&track->metadata, from / LENGTH_PAGE)) {
+			int r = track_open_granules(track, from, end);
+
+			if (r)
+				return r;
+			end = round_down(from, TRACK_GRANULE) + TRACK_GRANULE;
+		}
+		from = end;
+	}
+	return 0;
+}
+
 static int will_write(struct track *track, uint64_t from, uint64_t to)
 {
+	int r;
+
 	note_lines(track, from, to);
+	r = open_metadata(track, from, to);
+	if (r)
+		return r;
 	pageset_add(&track->noted, from / LENGTH_PAGE, (to + LENGTH_PAGE - 1) / LENGTH_PAGE);
 	return 0;
 }

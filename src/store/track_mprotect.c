@@ -10,21 +10,18 @@
 
 #include <pthread.h>
 
-#define GRANULE       UNIT_SIZE
-#define GRANULE_PAGES (GRANULE / LENGTH_PAGE)
-
 /* Those that the handler looks through; entries are added and taken away under the lock, and read without it: a
  * thread that faults in a heap uses that heap, which is in the list then. */
 static struct track *tracks; /* atomic */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int open_granules(struct track *track, uint64_t from, uint64_t to)
+int track_open_granules(struct track *track, uint64_t from, uint64_t to)
 {
 	uint64_t size = load_acquire(&track->store->size);
 	int r;
 
-	from = round_down(from, GRANULE);
-	to = min_u64(round_up(to, GRANULE), round_up(size, os->page_size()));
+	from = round_down(from, TRACK_GRANULE);
+	to = min_u64(round_up(to, TRACK_GRANULE), round_up(size, os->page_size()));
 	r = os->protect(track->store->base + from, to - from, true, true);
 	if (r) {
 		/* too many pieces of mapping (vm.max_map_count): one for all, and all counts as written */
@@ -46,7 +43,7 @@ static bool on_fault(void *addr)
 		uint64_t off = (uintptr_t)addr - (uintptr_t)load_relaxed(&store->base);
 
 		if (off < load_acquire(&store->size))
-			return open_granules(track, off, off + 1) == 0;
+			return track_open_granules(track, off, off + 1) == 0;
 	}
 	return false;
 }
@@ -147,6 +144,6 @@ const struct track_way track_mprotect = {
 	.close = track_leave_faults,
 	.extended = extended,
 	.find = find,
-	.will_write = open_granules,
+	.will_write = track_open_granules,
 	.dropped = dropped,
 };
