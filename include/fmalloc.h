@@ -122,7 +122,9 @@ struct fm_options {
  *             EADDRINUSE FM_FIXED, and the place is taken
  *             ENOSPC     the file has holes where the heap uses it, and the disk is full
  *             EFBIG      RLIMIT_FSIZE is below what opening writes; never a SIGXFSZ
- *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC
+ *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC;
+ *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
+ *                        FM_DECLARED, which is the program's to ask for
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
  *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.

@@ -29,7 +29,7 @@ struct track;
 
 struct track_way {
 	enum track_kind kind;
-	const char *name; /* for FMALLOC_TRACK */
+	const char *name; /* in FMALLOC_TRACK */
 	/* Begin: [0, size) of the mapping is accessible, and nothing in it is written. 0 or -errno. */
 	int (*open)(struct track *track);
 	void (*close)(struct track *track);
@@ -85,8 +85,8 @@ int track_will_write_beside(struct track *track, uint64_t from, uint64_t to);
 /* For will_write: note the pages, nothing else, for writers that the page tables don't see. 0. */
 int track_note(struct track *track, uint64_t from, uint64_t to);
 
-/* Choose: the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
-int track_open(struct track *track, struct store *store, const char *name);
+/* Choose: that of declared writes, or the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
+int track_open(struct track *track, struct store *store, bool declared, const char *name);
 void track_close(struct track *track);
 
 /* Open track->pagemap_fd, or ask whether it is ours still: 0 or -errno; or close it if it is. */

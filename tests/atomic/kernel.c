@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE 1
 #include "api_util.h"
+#include "way.h"
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -91,7 +92,7 @@ static bool is_way(const char *name)
 
 static void begin(void)
 {
-	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE | FM_EXCL, NULL);
+	heap = open_or_fail(heap_path, atomic_heap() | FM_CREATE | FM_EXCL, NULL);
 	object = fm_aligned_alloc(heap, 65536, PAGES * PAGE_SIZE);
 	assert_non_null(object);
 	assert_int_equal(fm_will_write(heap, object, PAGES * PAGE_SIZE), 0);
@@ -108,7 +109,7 @@ static void expect_committed(unsigned page, const void *text, size_t len)
 {
 	assert_int_equal(fm_commit(heap), 0);
 	close_checked(heap);
-	heap = open_or_fail(heap_path, FM_ATOMIC, NULL);
+	heap = open_or_fail(heap_path, atomic_heap(), NULL);
 	object = fm_at(heap, app()[0]);
 	assert_memory_equal(object + page * PAGE_SIZE, text, len);
 	for (unsigned i = 0; i < PAGES; i++)
@@ -271,7 +272,7 @@ static void where_metadata_was(void **state)
 	assert_int_equal(fm_root_set(heap, "huge", huge, 0), 0);
 	assert_int_equal(fm_commit(heap), 0);
 	close_checked(heap);
-	heap = open_or_fail(heap_path, FM_ATOMIC, NULL);
+	heap = open_or_fail(heap_path, atomic_heap(), NULL);
 	huge = fm_root_get(heap, "huge", 0);
 	for (size_t at = 0; at < 24 * MIB; at += PIECE)
 		assert_memory_equal(huge + at, text, PIECE);
