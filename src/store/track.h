@@ -56,8 +56,8 @@ struct track {
 	struct pageset always;   /* those among them that can't be protected */
 	struct pageset seen;   /* uffd: pages that were found, in ranges that are not dense; */
 	struct pageset dense;  /* of which 2 MiB most pages were found, by number of the range */
-	uint64_t *noted_lines; /* declared: by page, a bit for each line of 64 bytes that was declared since it was found last; */
-	uint64_t *found_lines; /* and of pages in `found`: the committer's */
+	uint64_t *noted_lines; /* declared: by page, the lines that were declared since it was found last; */
+	uint64_t *found_lines; /* and of pages in `found`, where they are never 0: the committer's */
 	bool drops_unchanged;  /* a page found unchanged is better dropped than kept */
 	bool checks;           /* declared: every private page is compared, for debugging */
 	uint64_t undeclared;   /* and this is the first byte that was changed without a declaration */
@@ -66,10 +66,14 @@ struct track {
 	struct track *next;    /* of those the signal handler knows */
 };
 
+/* What was written is told apart by lines of so many bytes: 64 in a page, a bit each. */
+#define LINE      64u
+#define ALL_LINES UINT64_MAX
+
 extern const struct track_way track_uffd, track_mprotect, track_pagemap_bits, track_declared;
 
-/* The lines of 64 bytes of a found page that may have been written, a bit each; and: nothing in it is
- * to be committed any more, it is no longer found. */
+/* The lines of a found page that may have been written; and: nothing in it is to be committed any more, it is no longer
+ * found. */
 uint64_t track_lines(const struct track *track, uint64_t page);
 void track_settled(struct track *track, uint64_t page);
 

@@ -6,7 +6,7 @@
  *
  * Declarations are noted by lines of 64 bytes, and only those are compared: a page takes 1 us to compare where memory has
  * to be read for it [measured]. Lines are noted before their page is, so that whoever finds the page finds them. One that
- * has none, because it is metadata or was declared while it was being found, is compared whole.
+ * has none, because a fault found it and nobody declared it, is compared whole, and so is metadata, declared or not.
  */
 #include "atomic.h"
 
@@ -30,8 +30,6 @@ static int metadata(struct track *track, uint64_t from, uint64_t to)
 }
 
 /* ---------------------------------------------------------------- lines */
-
-#define LINE 64u
 
 static uint64_t lines_len(const struct track *track)
 {
@@ -84,14 +82,15 @@ static void find_lines(struct track *track)
 
 		if (load_relaxed(&track->noted_lines[page]))
 			*lines |= exchange_seq(&track->noted_lines[page], UINT64_C(0));
+		/* found by a fault or always, and not by a declaration: nothing says what was written */
 		if (*lines == 0 || pageset_has(&track->metadata, page))
-			*lines = UINT64_MAX;
+			*lines = ALL_LINES;
 	}
 }
 
 uint64_t track_lines(const struct track *track, uint64_t page)
 {
-	return track->found_lines ? track->found_lines[page] : UINT64_MAX;
+	return track->found_lines ? track->found_lines[page] : ALL_LINES;
 }
 
 void track_settled(struct track *track, uint64_t page)
@@ -172,7 +171,7 @@ static int check(struct track *track)
 	for (uint64_t page = 0; page < pages && os->page_size() == LENGTH_PAGE; page++) {
 		uint64_t declared = pageset_has(&track->found, page) ? track_lines(track, page) : 0;
 
-		if (declared == UINT64_MAX || atomic_is_own(track->store, page))
+		if (declared == ALL_LINES || atomic_is_own(track->store, page))
 			continue;
 		if (can_ask &&
 		    os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * LENGTH_PAGE, 1,
