@@ -122,7 +122,9 @@ struct fm_options {
  *             EADDRINUSE FM_FIXED, and the place is taken
  *             ENOSPC     the file has holes where the heap uses it, and the disk is full
  *             EFBIG      RLIMIT_FSIZE is below what opening writes; never a SIGXFSZ
- *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC
+ *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC;
+ *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
+ *                        FM_DECLARED, which is the program's to ask for
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
  *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.
@@ -195,7 +197,8 @@ FM_API int fm_commit(fm_heap *heap);
  * threads have cached of the heap.
  *
  * Returns   0, or -1 with errno EDEADLK, EIO as fm_commit, and ENOSPC: an earlier commit could not be brought
- *           to its place yet. On -1 nothing has changed.
+ *           to its place yet. On -1 nothing has changed; after EIO it may be that some changes were dropped and others
+ *           not, but the handle is poisoned, none is committed any more, and reopening finds the last commit.
  */
 FM_API int fm_rollback(fm_heap *heap);
 
@@ -222,16 +225,22 @@ FM_API int fm_abort(fm_heap *heap);
  * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit. A
  * commit or rollback may put other pages in the place of registered buffers: register them again after it.
  *
+ * With several threads a declaration belongs into the section whose stores it announces: one that is made before
+ * fm_begin can be taken by another thread's commit or rollback that comes in between, and counts for nothing then.
+ *
  * Returns   0, or -1 with errno EINVAL (not inside this heap), ENOMEM.
+ * Threads   any; outside of a section it may wait while a commit looks for the written pages. Not
+ *           async-signal-safe.
  */
 FM_API int fm_will_write(fm_heap *heap, const void *addr, size_t len);
 
 /* Write the heap's last commit into the new file `path`, as a heap with a UUID of its own, while this one goes
  * on. It is on the device when this returns.
  *
- * Returns   0, or -1 with errno EEXIST (the path is taken), ENOSPC, EIO and what open(2) gives; then no file is
- *           left.
- * Threads   any; commits go on meanwhile, except for a bounded time.
+ * Returns   0, or -1 with errno EEXIST (the path is taken), ENOSPC, EIO, EDEADLK (called between this thread's own
+ *           fm_begin and fm_end) and what open(2) gives; then no file is left.
+ * Threads   any; commits go on meanwhile, except for a bounded time. It waits for a commit that is being made, which
+ *           waits for the sections: as fm_commit, not with a lock that sections take.
  */
 FM_API int fm_snapshot(fm_heap *heap, const char *path);
 /* ---------------------------------------------------------------- fork */

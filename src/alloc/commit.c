@@ -170,26 +170,40 @@ int heap_commit(struct heap *heap)
 
 /* ---------------------------------------------------------------- rollback */
 
+/* In the pause. Half of the changes are nothing that may be committed: after a failure nothing is. */
+static int go_back(struct heap *heap)
+{
+	struct atomic *atomic = heap->store.atomic;
+	int r = atomic_drop_changes(atomic);
+
+	if (!r)
+		r = heap_reset(heap);
+	if (r)
+		journal_poison(&atomic->journal, EIO);
+	else
+		heap->gate.is_canceled = false;
+	return r;
+}
+
 int heap_rollback(struct heap *heap)
 {
 	struct atomic *atomic = heap->store.atomic;
-	int r;
+	int r, failed = 0;
 
 	if (heap_is_inside(heap))
 		return fail(EDEADLK, "fm_rollback inside the thread's own section: fm_abort first");
 	gate_take(&heap->gate);
 	r = atomic_catch_up(atomic);
-	begin_pause(heap);
-	if (!r)
-		r = atomic_drop_changes(atomic);
-	if (!r)
-		r = heap_reset(heap);
-	if (!r)
-		heap->gate.is_canceled = false;
 	if (r == -EIO)
 		journal_poison(&atomic->journal, EIO);
+	begin_pause(heap);
+	if (!r)
+		failed = go_back(heap);
 	end_pause(heap);
 	gate_give(&heap->gate);
+	if (failed)
+		return fail(EIO, "fm_rollback could not forget all changes (%s): nothing is committed any more, and reopening "
+		                 "the heap finds its last commit", status_describe(-failed));
 	return tell(r, "fm_rollback");
 }
 
@@ -201,6 +215,9 @@ int heap_snapshot(struct heap *heap, const char *path)
 	struct snapshot snapshot;
 	int r;
 
+	/* the committer may be waiting for our section */
+	if (heap_is_inside(heap))
+		return fail(EDEADLK, "fm_snapshot inside the thread's own section: fm_end first");
 	if (journal_is_poisoned(&atomic->journal))
 		return tell(-EIO, "fm_snapshot");
 	/* two at a time would share the set of pages; the second waits */
@@ -272,6 +289,11 @@ int heap_will_write(struct heap *heap, const void *addr, size_t len)
 		return fail(EINVAL, "the %zu bytes at %p do not lie in this heap", len, addr);
 	if (len == 0)
 		return 0;
-	r = track->way->will_write(track, off, off + len);
+	/* inside, the pause waits for us; outside, a commit would find half of what is done here. Not by the gate: a thread
+	 * that holds a lock which sections take may declare */
+	if (heap_is_inside(heap))
+		r = track->way->will_write(track, off, off + len);
+	else
+		r = track_will_write_beside(track, off, off + len);
 	return r ? fail(-r, "preparing %zu bytes for writing:", len) : 0;
 }

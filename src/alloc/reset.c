@@ -9,24 +9,18 @@
 #include <errno.h>
 #include <string.h>
 
-static int clear_tables(struct heap *heap)
+/* Zero, and without memory if that can be had. */
+static void clear(void *table, uint64_t len)
 {
-	uint64_t page = os->page_size();
-	int r = os->advise(heap->units, round_up(heap->covered * SEGMENT_UNITS * sizeof(struct unit), page), OS_DROP);
-
-	if (!r)
-		r = os->advise(heap->segments, round_up(heap->covered * sizeof(struct segment), page), OS_DROP);
-	return r;
+	if (os->advise(table, round_up(len, os->page_size()), OS_DROP))
+		memset(table, 0, len);
 }
 
 int heap_reset(struct heap *heap)
 {
-	int r;
-
 	tcache_discard_all(heap);
-	r = clear_tables(heap);
-	if (r)
-		return r;
+	clear(heap->units, heap->covered * SEGMENT_UNITS * sizeof(struct unit));
+	clear(heap->segments, heap->covered * sizeof(struct segment));
 	heap->is_scanned = false;
 	heap->free_hint = 0;
 	heap->examine_cursor = 0;

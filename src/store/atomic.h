@@ -102,7 +102,7 @@ void atomic_apply(struct atomic *atomic);
 bool atomic_keeps_too_much(const struct atomic *atomic);
 void atomic_keep_less(struct atomic *atomic);
 
-/* In the pause, with heap->lock: drop every private page. Everything is applied. */
+/* In the pause, with heap->lock: drop every private page. Everything is applied. After a failure some may be dropped. */
 int atomic_drop_changes(struct atomic *atomic);
 
 /* Is page `page` of 4 KiB one of the superblock's or journal's? */

@@ -102,7 +102,7 @@ bool atomic_keeps_too_much(const struct atomic *atomic)
 
 void atomic_keep_less(struct atomic *atomic)
 {
-	if (atomic->track.way->find(&atomic->track))
+	if (track_find(&atomic->track))
 		return;
 	if (!atomic->track.drops_unchanged)
 		drop_surplus(atomic);
@@ -184,7 +184,7 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 int atomic_prepare(struct atomic *atomic, bool *changed)
 {
 	uint64_t page, len;
-	int r = atomic->track.way->find(&atomic->track);
+	int r = track_find(&atomic->track);
 
 	if (r)
 		return r;
@@ -413,12 +413,9 @@ int atomic_drop_changes(struct atomic *atomic)
 	struct store *store = atomic->store;
 	int r = os->advise(store->base, round_up(store->size, os->page_size()), OS_DROP);
 
-	if (!r)
-		r = track_dropped(&atomic->track);
 	if (r)
 		return r;
-	pageset_clear(&atomic->track.noted);
-	pageset_clear(&atomic->track.found);
+	track_dropped(&atomic->track);
 	pageset_clear(&atomic->kept);
 	store_relaxed(&atomic->kept_pages, 0);
 	count(&atomic->rollbacks, 1);

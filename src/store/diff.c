@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define LINE      64u
 #define PAGE_LINE (LENGTH_PAGE / LINE)
 
 /* Do 64 bytes differ? */

@@ -136,5 +136,5 @@ unsigned pageset_count(const struct pageset *set, uint64_t from, uint64_t to)
 
 bool pageset_has(const struct pageset *set, uint64_t page)
 {
-	return page < set->pages && set->words[page / 64] >> page % 64 & 1;
+	return page < set->pages && load_relaxed(&set->words[page / 64]) >> page % 64 & 1;
 }

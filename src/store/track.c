@@ -7,8 +7,8 @@
 #include <errno.h>
 #include <string.h>
 
-/* The best first; the last only by name. */
-static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &track_pagemap_bits, &track_declared};
+/* The best first. */
+static const struct track_way *const ways[] = {&track_uffd, &track_mprotect, &track_pagemap_bits};
 
 #define WAYS (sizeof(ways) / sizeof(ways[0]))
 
@@ -50,35 +50,56 @@ static int try_way(struct track *track, const struct track_way *way)
 	return way->open(track);
 }
 
-int track_open(struct track *track, struct store *store, const char *name)
+static bool is_way(const char *name)
+{
+	for (unsigned i = 0; i < WAYS; i++)
+		if (strcmp(name, ways[i]->name) == 0)
+			return true;
+	return false;
+}
+
+/* By the way of that name, or the first that works. */
+static int try_ways(struct track *track, const char *name)
+{
+	int r = -ENOSYS;
+
+	for (unsigned i = 0; i < WAYS && r; i++)
+		if (!name || strcmp(name, ways[i]->name) == 0)
+			r = try_way(track, ways[i]);
+	return r;
+}
+
+int track_open(struct track *track, struct store *store, bool declared, const char *name)
 {
 	uint64_t pages = store->reserved / LENGTH_PAGE;
-	bool known = false;
 	int r;
+
+	/* whoever sets the environment does not know whether the program declares: a store that it does not is lost */
+	if (!declared && name && strcmp(name, track_declared.name) == 0)
+		return fail(EINVAL, "FMALLOC_TRACK=%s is for heaps that the program opens with FM_DECLARED", name);
+	if (!declared && name && !is_way(name))
+		return fail(EINVAL, "FMALLOC_TRACK=%s is not uffd, mprotect or pagemap", name);
 
 	memset(track, 0, sizeof(*track));
 	track->store = store;
 	track->watch_fd = track->pagemap_fd = -1;
+	pthread_mutex_init(&track->lock, NULL);
 	r = pageset_make(&track->found, pages);
 	if (!r)
 		r = pageset_make(&track->noted, pages);
 	if (r) {
 		pageset_drop(&track->found);
+		pthread_mutex_destroy(&track->lock);
 		return fail(-r, "memory for the sets of written pages:");
 	}
-	r = -ENOSYS;
-	for (unsigned i = 0; i < WAYS && r; i++) {
-		if (name ? strcmp(name, ways[i]->name) != 0 : ways[i] == &track_declared)
-			continue;
-		known = true;
-		r = try_way(track, ways[i]);
-	}
+	r = declared ? try_way(track, &track_declared) : try_ways(track, name);
 	if (!r)
 		return 0;
 	pageset_drop(&track->found);
 	pageset_drop(&track->noted);
-	if (!known)
-		return fail(EINVAL, "FMALLOC_TRACK=%s is not uffd, mprotect, pagemap or declared", name);
+	pthread_mutex_destroy(&track->lock);
+	if (declared)
+		name = track_declared.name;
 	return fail(-r, "finding written pages by %s:", name ? name : "any means");
 }
 
@@ -93,9 +114,35 @@ int track_extended(struct track *track, uint64_t from, uint64_t to)
 	return track->way->extended ? track->way->extended(track, from, to) : 0;
 }
 
-int track_dropped(struct track *track)
+int track_find(struct track *track)
 {
-	return track->way->dropped ? track->way->dropped(track) : 0;
+	int r;
+
+	pthread_mutex_lock(&track->lock);
+	r = track->way->find(track);
+	pthread_mutex_unlock(&track->lock);
+	return r;
+}
+
+void track_dropped(struct track *track)
+{
+	pthread_mutex_lock(&track->lock);
+	if (track->way->dropped)
+		track->way->dropped(track);
+	else
+		pageset_clear(&track->noted);
+	pageset_clear(&track->found);
+	pthread_mutex_unlock(&track->lock);
+}
+
+int track_will_write_beside(struct track *track, uint64_t from, uint64_t to)
+{
+	int r;
+
+	pthread_mutex_lock(&track->lock);
+	r = track->way->will_write(track, from, to);
+	pthread_mutex_unlock(&track->lock);
+	return r;
 }
 
 void track_close(struct track *track)
@@ -105,4 +152,5 @@ void track_close(struct track *track)
 	pageset_drop(&track->always);
 	pageset_drop(&track->found);
 	pageset_drop(&track->noted);
+	pthread_mutex_destroy(&track->lock);
 }

@@ -6,7 +6,7 @@
  *
  * Declarations are noted by lines of 64 bytes, and only those are compared: a page takes 1 us to compare where memory has
  * to be read for it [measured]. Lines are noted before their page is, so that whoever finds the page finds them. One that
- * has none, because it is metadata or was declared while it was being found, is compared whole.
+ * has none, because a fault found it and nobody declared it, is compared whole, and so is metadata, declared or not.
  */
 #include "atomic.h"
 
@@ -30,8 +30,6 @@ static int metadata(struct track *track, uint64_t from, uint64_t to)
 }
 
 /* ---------------------------------------------------------------- lines */
-
-#define LINE 64u
 
 static uint64_t lines_len(const struct track *track)
 {
@@ -84,14 +82,15 @@ static void find_lines(struct track *track)
 
 		if (load_relaxed(&track->noted_lines[page]))
 			*lines |= exchange_seq(&track->noted_lines[page], UINT64_C(0));
+		/* found by a fault or always, and not by a declaration: nothing says what was written */
 		if (*lines == 0 || pageset_has(&track->metadata, page))
-			*lines = UINT64_MAX;
+			*lines = ALL_LINES;
 	}
 }
 
 uint64_t track_lines(const struct track *track, uint64_t page)
 {
-	return track->found_lines ? track->found_lines[page] : UINT64_MAX;
+	return track->found_lines ? track->found_lines[page] : ALL_LINES;
 }
 
 void track_settled(struct track *track, uint64_t page)
@@ -128,9 +127,34 @@ static int open_declared(struct track *track)
 	return r;
 }
 
+/* What was metadata before its segment was freed is read-only, as if it still were: were it taken out of the set, a
+ * rollback would have to put it back. The program's own stores there are found by their faults, but the kernel's
+ * (read(2) into an object) fail. Also where it is open already, which nobody knows for certain: a system call. */
+static int open_metadata(struct track *track, uint64_t from, uint64_t to)
+{
+	while (from < to) {
+		uint64_t end = min_u64(round_down(from, LENGTH_PAGE) + LENGTH_PAGE, to);
+
+		if (pageset_has(&track->metadata, from / LENGTH_PAGE)) {
+			int r = track_open_granules(track, from, end);
+
+			if (r)
+				return r;
+			end = round_down(from, TRACK_GRANULE) + TRACK_GRANULE;
+		}
+		from = end;
+	}
+	return 0;
+}
+
 static int will_write(struct track *track, uint64_t from, uint64_t to)
 {
+	int r;
+
 	note_lines(track, from, to);
+	r = open_metadata(track, from, to);
+	if (r)
+		return r;
 	pageset_add(&track->noted, from / LENGTH_PAGE, (to + LENGTH_PAGE - 1) / LENGTH_PAGE);
 	return 0;
 }
@@ -147,7 +171,7 @@ static int check(struct track *track)
 	for (uint64_t page = 0; page < pages && os->page_size() == LENGTH_PAGE; page++) {
 		uint64_t declared = pageset_has(&track->found, page) ? track_lines(track, page) : 0;
 
-		if (declared == UINT64_MAX || atomic_is_own(track->store, page))
+		if (declared == ALL_LINES || atomic_is_own(track->store, page))
 			continue;
 		if (can_ask &&
 		    os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * LENGTH_PAGE, 1,
@@ -166,22 +190,25 @@ static int find(struct track *track)
 	const struct pageset *always = &track->always;
 	int r = track_find_noted(track, &track->metadata);
 
+	/* nothing was found, and lines stay with their pages */
+	if (r)
+		return r;
 	for (uint64_t page = pageset_next(always, 0); page != UINT64_MAX; page = pageset_next(always, page + 1))
 		pageset_add(&track->found, page, page + 1);
 	find_lines(track);
-	return r || !track->checks ? r : check(track);
+	return track->checks ? check(track) : 0;
 }
 
-/* Pages that were open stay so until their next commit; what is read-only stays that. */
-static int dropped(struct track *track)
+/* Metadata that can't be made read-only (vm.max_map_count) stays noted, and with it all that is: the next commit finds
+ * it, unchanged or not. */
+static void dropped(struct track *track)
 {
 	const struct pageset *found = &track->found;
-	int r = track_find_noted(track, &track->metadata);
 
-	find_lines(track);
+	if (track_find_noted(track, &track->metadata) == 0)
+		find_lines(track);
 	for (uint64_t page = pageset_next(found, 0); page != UINT64_MAX; page = pageset_next(found, page))
 		track_settled(track, page);
-	return r;
 }
 
 static void close_declared(struct track *track)

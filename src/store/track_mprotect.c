@@ -10,26 +10,29 @@
 
 #include <pthread.h>
 
-#define GRANULE       UNIT_SIZE
-#define GRANULE_PAGES (GRANULE / LENGTH_PAGE)
-
 /* Those that the handler looks through; entries are added and taken away under the lock, and read without it: a
  * thread that faults in a heap uses that heap, which is in the list then. */
 static struct track *tracks; /* atomic */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int open_granules(struct track *track, uint64_t from, uint64_t to)
+int track_open_granules(struct track *track, uint64_t from, uint64_t to)
 {
 	uint64_t size = load_acquire(&track->store->size);
+	int r;
 
-	from = round_down(from, GRANULE);
-	to = min_u64(round_up(to, GRANULE), round_up(size, os->page_size()));
+	from = round_down(from, TRACK_GRANULE);
+	to = min_u64(round_up(to, TRACK_GRANULE), round_up(size, os->page_size()));
+	r = os->protect(track->store->base + from, to - from, true, true);
+	if (r) {
+		/* too many pieces of mapping (vm.max_map_count): one for all, and all counts as written */
+		from = 0;
+		to = round_up(size, os->page_size());
+		r = os->protect(track->store->base, to, true, true);
+	}
+	/* T3. Opened first: if a commit gets in between, which only a store outside of the sections lets it, the granule
+	 * is noted in the end and not open for ever in no set */
 	pageset_add(&track->noted, from / LENGTH_PAGE, to / LENGTH_PAGE);
-	if (os->protect(track->store->base + from, to - from, true, true) == 0)
-		return 0;
-	/* too many pieces of mapping (vm.max_map_count): one for all, and all counts as written */
-	pageset_add(&track->noted, 0, size / LENGTH_PAGE);
-	return os->protect(track->store->base, round_up(size, os->page_size()), true, true);
+	return r;
 }
 
 /* In a signal handler. In a forked child it opens the child's own copy. */
@@ -40,7 +43,7 @@ static bool on_fault(void *addr)
 		uint64_t off = (uintptr_t)addr - (uintptr_t)load_relaxed(&store->base);
 
 		if (off < load_acquire(&store->size))
-			return open_granules(track, off, off + 1) == 0;
+			return track_open_granules(track, off, off + 1) == 0;
 	}
 	return false;
 }
@@ -127,10 +130,11 @@ static int find(struct track *track)
 	return track_find_noted(track, NULL);
 }
 
-static int dropped(struct track *track)
+/* What can't be made read-only (vm.max_map_count) stays noted: the next commit finds it, unchanged or not. */
+static void dropped(struct track *track)
 {
-	pageset_clear(&track->noted);
-	return protect_all(track);
+	if (protect_all(track) == 0)
+		pageset_clear(&track->noted);
 }
 
 const struct track_way track_mprotect = {
@@ -140,6 +144,6 @@ const struct track_way track_mprotect = {
 	.close = track_leave_faults,
 	.extended = extended,
 	.find = find,
-	.will_write = open_granules,
+	.will_write = track_open_granules,
 	.dropped = dropped,
 };

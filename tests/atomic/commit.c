@@ -3,6 +3,7 @@
  * What commit, rollback and sections promise, on every way of finding written pages.
  */
 #include "api_util.h"
+#include "way.h"
 
 #include <string.h>
 #include <sys/socket.h>
@@ -19,7 +20,7 @@ static bool is_declared(void)
 /* Is the way to be had here? */
 static void need_way(void)
 {
-	fm_heap *heap = fm_open(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	fm_heap *heap = fm_open(heap_path, atomic_heap() | FM_CREATE, NULL);
 
 	if (!heap) {
 		print_message("# %s: %s\n", way, fm_last_error());
@@ -31,7 +32,7 @@ static void need_way(void)
 
 static fm_heap *open_atomic(unsigned flags)
 {
-	return open_or_fail(heap_path, FM_ATOMIC | flags, NULL);
+	return open_or_fail(heap_path, atomic_heap() | flags, NULL);
 }
 
 static uint64_t *app_of(fm_heap *heap)
@@ -287,7 +288,7 @@ static void few_kept_pages(void **state)
 
 	(void)state;
 	need_way();
-	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, &options);
+	heap = open_or_fail(heap_path, atomic_heap() | FM_CREATE, &options);
 	p = fm_malloc(heap, 4 * MIB);
 	assert_non_null(p);
 	put(heap, 0, fm_offset_of(heap, p));
@@ -373,6 +374,8 @@ static void sections(void **state)
 	put(heap, 0, 1);
 	FAILS(fm_commit(heap), -1, EDEADLK);
 	FAILS(fm_rollback(heap), -1, EDEADLK);
+	FAILS(fm_snapshot(heap, path_of("s")), -1, EDEADLK);
+	assert_int_equal(access(path_of("s"), F_OK), -1);
 	assert_int_equal(fm_end(heap), 0);
 	FAILS(fm_commit(heap), -1, EDEADLK);
 	assert_int_equal(fm_end(heap), 0);
@@ -389,6 +392,39 @@ static void sections(void **state)
 	assert_int_equal(app_of(heap)[0], 1);
 	put(heap, 0, 3);
 	assert_int_equal(fm_commit(heap), 0);
+	close_checked(heap);
+}
+
+static void *commit_beside(void *arg)
+{
+	return fm_commit(arg) ? arg : NULL;
+}
+
+/* A commit that waits for the section is not waited for in it. */
+static void inside_beside_a_commit(void **state)
+{
+	pthread_t thread;
+	void *failed;
+	fm_heap *heap;
+
+	(void)state;
+	need_way();
+	heap = open_atomic(FM_CREATE | FM_EXCL);
+	assert_int_equal(fm_begin(heap), 0);
+	put(heap, 0, 1);
+	assert_int_equal(pthread_create(&thread, NULL, commit_beside, heap), 0);
+	usleep(20000);
+	alarm(60);
+	FAILS(fm_snapshot(heap, path_of("s")), -1, EDEADLK);
+	FAILS(fm_rollback(heap), -1, EDEADLK);
+	alarm(0);
+	assert_int_equal(fm_end(heap), 0);
+	assert_int_equal(pthread_join(thread, &failed), 0);
+	assert_null(failed);
+	assert_int_equal(fm_snapshot(heap, path_of("s")), 0);
+	close_checked(heap);
+	heap = open_or_fail(path_of("s"), atomic_heap(), NULL);
+	assert_int_equal(app_of(heap)[0], 1);
 	close_checked(heap);
 }
 
@@ -499,7 +535,7 @@ static void kinds_are_not_confused(void **state)
 	heap = open_atomic(FM_CREATE | FM_EXCL);
 	put(heap, 0, 5);
 	assert_int_equal(fm_commit(heap), 0);
-	FAILS(fm_open(heap_path, FM_ATOMIC | FM_RDONLY, NULL), NULL, EBUSY);
+	FAILS(fm_open(heap_path, atomic_heap() | FM_RDONLY, NULL), NULL, EBUSY);
 	assert_int_equal(fm_close(heap), 0);
 	FAILS(fm_open(heap_path, 0, NULL), NULL, EPROTOTYPE);
 	FAILS(fm_open(heap_path, FM_RDONLY, NULL), NULL, EPROTOTYPE);
@@ -517,7 +553,7 @@ static void kinds_are_not_confused(void **state)
 	FAILS(fm_commit(heap), -1, EINVAL);
 	FAILS(fm_rollback(heap), -1, EINVAL);
 	close_checked(heap);
-	FAILS(fm_open(heap_path, FM_ATOMIC, NULL), NULL, EPROTOTYPE);
+	FAILS(fm_open(heap_path, atomic_heap(), NULL), NULL, EPROTOTYPE);
 	heap = open_atomic(FM_CONVERT);
 	assert_int_equal(app_of(heap)[0], 6);
 	put(heap, 0, 7);
@@ -535,7 +571,7 @@ static void commit_at_close(void **state)
 
 	(void)state;
 	need_way();
-	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, &options);
+	heap = open_or_fail(heap_path, atomic_heap() | FM_CREATE, &options);
 	put(heap, 0, 5);
 	assert_int_equal(fm_close(heap), 0);
 	heap = open_atomic(0);
@@ -596,7 +632,7 @@ static void snapshots(void **state)
 
 		snprintf(name, sizeof name, "s%u", i);
 		assert_int_equal(fm_snapshot(heap, path_of(name)), 0);
-		copy = open_or_fail(path_of(name), FM_ATOMIC, NULL);
+		copy = open_or_fail(path_of(name), atomic_heap(), NULL);
 		assert_int_equal(app_of(copy)[0], fm_offset_of(heap, p));
 		assert_int_equal(app_of(copy)[1], 0);
 		assert_true(is_filled(fm_at(copy, app_of(copy)[0]), 3, 10 * MIB));
@@ -682,6 +718,7 @@ int main(void)
 		API_TEST(few_kept_pages),
 		API_TEST(fork_harms_nothing),
 		API_TEST(sections),
+		API_TEST(inside_beside_a_commit),
 		API_TEST(threads_commit_together),
 		API_TEST(a_thread_ends_inside),
 		API_TEST(kinds_are_not_confused),

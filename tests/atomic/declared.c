@@ -149,6 +149,36 @@ static void checked(void **state)
 	close_checked(t.heap);
 }
 
+static uint64_t tracking(fm_heap *heap)
+{
+	struct fm_statistics stats = {.size = sizeof stats};
+
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_int_equal(fm_close(heap), 0);
+	return stats.tracking;
+}
+
+/* A program that does not declare loses nothing by what is in its environment. */
+static void by_the_program_alone(void **state)
+{
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		setenv("FMALLOC_TRACK", "declared", 1);
+		FAILS(fm_open(heap_path, FM_ATOMIC | FM_CREATE, NULL), NULL, EINVAL);
+		assert_non_null(strstr(fm_last_error(), "FM_DECLARED"));
+		assert_int_equal(tracking(open_or_fail(heap_path, FM_ATOMIC | FM_DECLARED | FM_CREATE, NULL)), 4);
+		setenv("FMALLOC_TRACK", "pagemap", 1);
+		assert_int_equal(tracking(open_or_fail(heap_path, FM_ATOMIC | FM_DECLARED, NULL)), 4);
+		assert_int_equal(tracking(open_or_fail(heap_path, FM_ATOMIC, NULL)), 3);
+	}
+	setenv("FMALLOC_TRACK", "declared", 1);
+	assert_int_equal(fm_close(open_or_fail(heap_path, FM_ATOMIC | FM_RDONLY, NULL)), 0);
+	assert_int_equal(fm_close(open_or_fail(heap_path, FM_CONVERT, NULL)), 0);
+	setenv("FMALLOC_TRACK", "declarations", 1);
+	FAILS(fm_open(heap_path, FM_ATOMIC | FM_CONVERT, NULL), NULL, EINVAL);
+	unsetenv("FMALLOC_TRACK");
+}
+
 int main(void)
 {
 	static unsigned lines = 0, sectors = 512, blocks = 4096;
@@ -157,6 +187,7 @@ int main(void)
 		{"ranges, sectors of 512", ranges, make_folder, remove_folder, &sectors},
 		{"ranges, sectors of 4096", ranges, make_folder, remove_folder, &blocks},
 		API_TEST(checked),
+		API_TEST(by_the_program_alone),
 	};
 
 	unsetenv("FMALLOC_TRACK");

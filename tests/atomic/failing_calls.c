@@ -13,6 +13,7 @@
  */
 #define _GNU_SOURCE 1
 #include "proc_util.h"
+#include "way.h"
 
 #include "os/os.h"
 #include "store/atomic.h"
@@ -242,7 +243,7 @@ static void for_each_failure(void (*operation)(void))
 /* The heap is closed, opened again, and is at commit `least` or a later one up to `most`; and works. */
 static void must_be_at(uint64_t least, uint64_t most)
 {
-	fm_heap *heap = must_open(FM_ATOMIC);
+	fm_heap *heap = must_open(atomic_heap());
 	uint64_t k = commit_of(heap, "reopened");
 
 	if (k < least || k > most)
@@ -251,17 +252,25 @@ static void must_be_at(uint64_t least, uint64_t most)
 	assert_true(change(heap, k + 1));
 	assert_int_equal(fm_commit(heap), 0);
 	assert_int_equal(fm_close(heap), 0);
-	heap = must_open(FM_ATOMIC);
+	heap = must_open(atomic_heap());
 	assert_int_equal(commit_of(heap, "used"), k + 1);
 	assert_int_equal(fm_close(heap), 0);
 }
 
 /* ---------------------------------------------------------------- the operations */
 
+/* After EIO nothing is committed any more, nor begun. */
+static void must_be_poisoned(fm_heap *heap)
+{
+	if (fm_commit(heap) == 0 || errno != EIO || fm_begin(heap) == 0 || errno != EIO || fm_rollback(heap) == 0 ||
+	    errno != EIO)
+		fail_msg("%s, %s %u (%d): success after EIO", t.way, fault.name, fault.n, fault.error);
+}
+
 /* Commits from `first` on, with failures; then without. */
 static void commits_from(uint64_t first, uint64_t last)
 {
-	fm_heap *heap = must_open(FM_ATOMIC);
+	fm_heap *heap = must_open(atomic_heap());
 	uint64_t done = first - 1, tried = first - 1;
 	int error = 0;
 	bool full = false;
@@ -283,9 +292,7 @@ static void commits_from(uint64_t first, uint64_t last)
 		if (fm_rollback(heap) != 0 && errno != EIO)
 			fail_msg("%s %u: rollback: %s", fault.name, fault.n, fm_last_error());
 	} else if (error == EIO) {
-		if (fm_commit(heap) == 0 || errno != EIO || fm_begin(heap) == 0 || errno != EIO ||
-		    fm_rollback(heap) == 0 || errno != EIO)
-			fail_msg("%s %u: success after EIO", fault.name, fault.n);
+		must_be_poisoned(heap);
 		assert_int_equal(app_of(heap)[0], tried);
 	} else if (error) {
 		/* the changes are not lost: the commit can be tried again, or taken back */
@@ -318,24 +325,47 @@ static void committing_chains(void)
 	atomic_record_max = RECORD_MAX;
 }
 
-static void rolling_back(void)
+/* It is done, and the same changes can be made anew; or nothing has changed, and they can be committed; or it is EIO. */
+static void roll_back(bool goes_on)
 {
 	fm_heap *heap;
-	int r;
+	uint64_t done = 3;
+	int error;
 
 	restore(t.bytes, t.size);
-	heap = must_open(FM_ATOMIC);
+	heap = must_open(atomic_heap());
 	assert_true(change(heap, 4));
 	fault.is_armed = true;
-	r = fm_rollback(heap);
+	error = fm_rollback(heap) ? errno : 0;
 	fault.is_armed = false;
-	if (r == 0)
-		assert_int_equal(commit_of(heap, "rolled back"), 3);
-	else if (fm_rollback(heap) == 0)
-		assert_int_equal(commit_of(heap, "rolled back later"), 3);
+	if (error == EIO) {
+		must_be_poisoned(heap);
+	} else {
+		assert_int_equal(commit_of(heap, "after a rollback"), error ? 4 : 3);
+		if (goes_on) {
+			/* pages that were opened before are found again */
+			if (!error)
+				assert_true(change(heap, 4));
+			assert_int_equal(fm_commit(heap), 0);
+			done = 4;
+		} else if (error) {
+			assert_int_equal(fm_rollback(heap), 0);
+		}
+		assert_int_equal(commit_of(heap, "and then"), done);
+	}
 	if (fm_close(heap) != 0 && errno != EIO)
 		fail_msg("%s %u: closing: %s", fault.name, fault.n, fm_last_error());
-	must_be_at(3, 3);
+	must_be_at(done, done);
+}
+
+static void rolling_back(void)
+{
+	roll_back(false);
+}
+
+static void rolling_back_and_on(void)
+{
+	roll_back(true);
 }
 
 static void closing(void)
@@ -343,7 +373,7 @@ static void closing(void)
 	fm_heap *heap;
 
 	restore(t.bytes, t.size);
-	heap = must_open(FM_ATOMIC);
+	heap = must_open(atomic_heap());
 	assert_true(change(heap, 4));
 	assert_int_equal(fm_commit(heap), 0);
 	assert_true(change(heap, 5));
@@ -374,17 +404,17 @@ static void open_then_look(const uint8_t *bytes, uint64_t size, unsigned flags, 
 
 static void opening(void)
 {
-	open_then_look(t.bytes, t.size, FM_ATOMIC, 3);
+	open_then_look(t.bytes, t.size, atomic_heap(), 3);
 }
 
 static void recovering(void)
 {
-	open_then_look(t.killed, t.killed_size, FM_ATOMIC, 5);
+	open_then_look(t.killed, t.killed_size, atomic_heap(), 5);
 }
 
 static void reading(void)
 {
-	open_then_look(t.killed, t.killed_size, FM_ATOMIC | FM_RDONLY, 5);
+	open_then_look(t.killed, t.killed_size, atomic_heap() | FM_RDONLY, 5);
 }
 
 /* To a live heap and back: it is of one kind or of the other. */
@@ -400,7 +430,7 @@ static void converting(void)
 		assert_int_equal(commit_of(heap, "a live heap"), 5);
 		assert_int_equal(fm_close(heap), 0);
 	}
-	heap = fm_open_fd(t.fd, FM_ATOMIC, &options);
+	heap = fm_open_fd(t.fd, atomic_heap(), &options);
 	if (!heap) {
 		assert_int_equal(errno, EPROTOTYPE);
 		/* a live heap without a boot id in its mark is one of another boot */
@@ -408,10 +438,10 @@ static void converting(void)
 		assert_non_null(heap);
 		assert_int_equal(fm_close(heap), 0);
 		fault.is_armed = !fault.fired;
-		heap = fm_open_fd(t.fd, FM_ATOMIC | FM_CONVERT, &options);
+		heap = fm_open_fd(t.fd, atomic_heap() | FM_CONVERT, &options);
 		fault.is_armed = false;
 		if (!heap)
-			heap = must_open(FM_ATOMIC | FM_CONVERT);
+			heap = must_open(atomic_heap() | FM_CONVERT);
 	}
 	assert_int_equal(commit_of(heap, "atomic again"), 5);
 	fm_close(heap);
@@ -425,14 +455,14 @@ static void creating(void)
 	restore(NULL, 0);
 	whole_sectors = true;
 	fault.is_armed = true;
-	heap = fm_open_fd(t.fd, FM_ATOMIC | FM_CREATE, &options);
+	heap = fm_open_fd(t.fd, atomic_heap() | FM_CREATE, &options);
 	fault.is_armed = false;
 	whole_sectors = false;
 	if (!heap && !fault.fired)
 		fail_msg("creating: %s", fm_last_error());
 	if (heap)
 		fm_close(heap);
-	heap = must_open(FM_ATOMIC | FM_CREATE);
+	heap = must_open(atomic_heap() | FM_CREATE);
 	assert_int_equal(commit_of(heap, "created"), 0);
 	assert_int_equal(fm_close(heap), 0);
 	must_be_at(0, 0);
@@ -450,14 +480,14 @@ static void make_heaps(void)
 	fm_heap *heap;
 
 	restore(NULL, 0);
-	heap = must_open(FM_ATOMIC | FM_CREATE);
+	heap = must_open(atomic_heap() | FM_CREATE);
 	for (uint64_t k = 1; k <= 3; k++) {
 		assert_true(change(heap, k));
 		assert_int_equal(fm_commit(heap), 0);
 	}
 	assert_int_equal(fm_close(heap), 0);
 	t.bytes = read_all(&t.size);
-	heap = must_open(FM_ATOMIC);
+	heap = must_open(atomic_heap());
 	for (uint64_t k = 4; k <= 5; k++) {
 		assert_true(change(heap, k));
 		assert_int_equal(fm_commit(heap), 0);
@@ -526,9 +556,16 @@ int main(void)
 		const char *name;
 		void (*operation)(void);
 	} operations[] = {
-		{"committing", committing},   {"committing chains", committing_chains}, {"rolling back", rolling_back},
-		{"closing", closing},         {"opening", opening},                     {"recovering", recovering},
-		{"reading", reading},         {"converting", converting},               {"creating", creating},
+		{"committing", committing},
+		{"committing chains", committing_chains},
+		{"rolling back", rolling_back},
+		{"rolling back, and going on", rolling_back_and_on},
+		{"closing", closing},
+		{"opening", opening},
+		{"recovering", recovering},
+		{"reading", reading},
+		{"converting", converting},
+		{"creating", creating},
 	};
 	enum { N = sizeof(operations) / sizeof(operations[0]) };
 	struct CMUnitTest tests[N];

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE 1
 #include "api_util.h"
+#include "way.h"
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
@@ -91,7 +92,7 @@ static bool is_way(const char *name)
 
 static void begin(void)
 {
-	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE | FM_EXCL, NULL);
+	heap = open_or_fail(heap_path, atomic_heap() | FM_CREATE | FM_EXCL, NULL);
 	object = fm_aligned_alloc(heap, 65536, PAGES * PAGE_SIZE);
 	assert_non_null(object);
 	assert_int_equal(fm_will_write(heap, object, PAGES * PAGE_SIZE), 0);
@@ -108,7 +109,7 @@ static void expect_committed(unsigned page, const void *text, size_t len)
 {
 	assert_int_equal(fm_commit(heap), 0);
 	close_checked(heap);
-	heap = open_or_fail(heap_path, FM_ATOMIC, NULL);
+	heap = open_or_fail(heap_path, atomic_heap(), NULL);
 	object = fm_at(heap, app()[0]);
 	assert_memory_equal(object + page * PAGE_SIZE, text, len);
 	for (unsigned i = 0; i < PAGES; i++)
@@ -238,6 +239,47 @@ static void direct_read_is_found(void **state)
 	close(source);
 }
 
+/* An object lies where segments had their metadata before they were freed. The kernel's stores are as good there. */
+static void where_metadata_was(void **state)
+{
+	enum { SEGMENTS = 12, PIECE = 65536 };
+	static char text[PIECE];
+	char *p[SEGMENTS], *huge;
+
+	(void)state;
+	source = open(path_of("text"), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	memset(text, 5, sizeof text);
+	assert_int_equal(write(source, text, PIECE), PIECE);
+	begin();
+	for (unsigned i = 0; i < SEGMENTS; i++) {
+		p[i] = fm_malloc(heap, 3 * MIB);
+		assert_non_null(p[i]);
+	}
+	assert_int_equal(fm_commit(heap), 0);
+	for (unsigned i = 0; i < SEGMENTS; i++)
+		assert_int_equal(fm_free(p[i]), 0);
+	assert_int_equal(fm_commit(heap), 0);
+	huge = fm_malloc(heap, 24 * MIB);
+	assert_non_null(huge);
+	for (unsigned round = 0; round < 3; round++) {
+		/* the second time the pages are noted already, the third time read-only anew */
+		assert_int_equal(fm_will_write(heap, huge, 24 * MIB), 0);
+		for (size_t at = 0; at < 24 * MIB; at += PIECE)
+			assert_int_equal(pread(source, huge + at, PIECE, 0), PIECE);
+		if (round)
+			assert_int_equal(fm_commit(heap), 0);
+	}
+	assert_int_equal(fm_root_set(heap, "huge", huge, 0), 0);
+	assert_int_equal(fm_commit(heap), 0);
+	close_checked(heap);
+	heap = open_or_fail(heap_path, atomic_heap(), NULL);
+	huge = fm_root_get(heap, "huge", 0);
+	for (size_t at = 0; at < 24 * MIB; at += PIECE)
+		assert_memory_equal(huge + at, text, PIECE);
+	close_checked(heap);
+	close(source);
+}
+
 /* A registered buffer is written past the page tables: declared, it is committed. It is the heap's memory up to the next
  * commit or rollback, and then to be registered again. */
 static void registered_buffers_are_declared(void **state)
@@ -293,6 +335,7 @@ int main(void)
 		API_TEST(recv_is_found),
 		API_TEST(io_uring_is_found),
 		API_TEST(direct_read_is_found),
+		API_TEST(where_metadata_was),
 		API_TEST(registered_buffers_are_declared),
 	};
 	int r = 0;

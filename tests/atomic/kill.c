@@ -19,6 +19,7 @@
  */
 #define _GNU_SOURCE 1
 #include "../support/proc_util.h"
+#include "../support/way.h"
 
 #include <dirent.h>
 #include <pthread.h>
@@ -155,7 +156,7 @@ static fm_heap *open_it(unsigned flags)
 {
 	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30};
 
-	return fm_open(t.path, FM_ATOMIC | flags, &options);
+	return fm_open(t.path, atomic_heap() | flags, &options);
 }
 
 /* A live heap for a while, and atomic again. */
@@ -285,7 +286,7 @@ static void verify_snapshot(void)
 
 	if (access(t.copy, F_OK))
 		return;
-	heap = fm_open(t.copy, FM_ATOMIC, &options);
+	heap = fm_open(t.copy, atomic_heap(), &options);
 	if (!heap)
 		fail_msg("seed %llu, kill %llu: the snapshot: %s", (unsigned long long)t.seed, (unsigned long long)t.kills,
 		         fm_last_error());

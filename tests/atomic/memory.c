@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE 1
 #include "api_util.h"
+#include "way.h"
 
 #include <fcntl.h>
 #include <stdarg.h>
@@ -92,7 +93,7 @@ static fm_heap *begin(void)
 
 	snprintf(number, sizeof number, "%d", (int)getpid());
 	NEED(put("cgroup.procs", number));
-	heap = fm_open(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	heap = fm_open(heap_path, atomic_heap() | FM_CREATE, NULL);
 	NEED(heap);
 	return heap;
 }
@@ -132,7 +133,7 @@ static void large_commits(void)
 		NEED(stats.kept_bytes <= LIMIT / 4);
 	}
 	NEED(fm_close(heap) == 0);
-	heap = fm_open(heap_path, FM_ATOMIC, NULL);
+	heap = fm_open(heap_path, atomic_heap(), NULL);
 	NEED(heap);
 	p = fm_at(heap, app_of(heap)[0]);
 	for (unsigned i = 0; i < 4; i++)
@@ -180,7 +181,7 @@ static void with_swap(void)
 	NEED(fm_commit(heap) == 0);
 	mark(heap, p, size, 7);
 	NEED(fm_close(heap) == 0);
-	heap = fm_open(heap_path, FM_ATOMIC, NULL);
+	heap = fm_open(heap_path, atomic_heap(), NULL);
 	NEED(heap);
 	p = fm_at(heap, app_of(heap)[0]);
 	NEED(count_marked(p, size / 2, 4) == size / 2 && count_marked(p + size / 2, size / 2, 6) == size / 2);

@@ -11,6 +11,7 @@
  */
 #define _GNU_SOURCE 1
 #include "../support/proc_util.h"
+#include "../support/way.h"
 
 #include <pthread.h>
 
@@ -252,14 +253,14 @@ static void reopen(void)
 		t.heap = open_it(t.path, FM_CONVERT, false);
 		audit(t.heap, t.committed, "as a live heap");
 		assert_int_equal(fm_close(t.heap), 0);
-		t.heap = open_it(t.path, FM_ATOMIC | FM_CONVERT, false);
+		t.heap = open_it(t.path, atomic_heap() | FM_CONVERT, false);
 		assert_int_equal(fm_close(t.heap), 0);
 		t.converted++;
 	}
 	if (proc_below(&t.rng, 2))
 		blocked = mmap(before, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
 	t.commits_at_close = proc_below(&t.rng, 2);
-	t.heap = open_it(t.path, FM_ATOMIC, t.commits_at_close);
+	t.heap = open_it(t.path, atomic_heap(), t.commits_at_close);
 	if (blocked != MAP_FAILED) {
 		assert_ptr_not_equal(t.heap->mem, before);
 		munmap(blocked, 4096);
@@ -273,7 +274,7 @@ static void take_snapshot(void)
 	fm_heap *copy;
 
 	assert_int_equal(fm_snapshot(t.heap, t.copy), 0);
-	copy = open_it(t.copy, FM_ATOMIC, false);
+	copy = open_it(t.copy, atomic_heap(), false);
 	audit(copy, t.committed, "a snapshot");
 	assert_int_equal(fm_close(copy), 0);
 	unlink(t.copy);
@@ -343,7 +344,7 @@ static void run(uint64_t operations)
 	unlink(t.path);
 	setenv("FMALLOC_TRACK", t.way, 1);
 	t.commits_at_close = false;
-	t.heap = open_it(t.path, FM_ATOMIC | FM_CREATE, false);
+	t.heap = open_it(t.path, atomic_heap() | FM_CREATE, false);
 	while (operations) {
 		uint64_t n = proc_below(&t.rng, 4) ? 60 : 1500;
 		struct worker workers[PARTS];

@@ -9,6 +9,7 @@
  */
 #define _GNU_SOURCE 1
 #include "order_monitor.h"
+#include "way.h"
 
 #define THREADS 3
 #define SLOTS   12
@@ -68,7 +69,7 @@ static void *work(void *arg)
 static fm_heap *open_it(const char *path, unsigned flags)
 {
 	struct fm_options options = {.size = sizeof(options), .address_space = 1 << 30, .journal_max = 1};
-	fm_heap *heap = fm_open(path, FM_ATOMIC | flags, &options);
+	fm_heap *heap = fm_open(path, atomic_heap() | flags, &options);
 
 	if (!heap)
 		fail_msg("%s", fm_last_error());

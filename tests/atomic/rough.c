@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE 1
 #include "api_util.h"
+#include "way.h"
 #include "../../src/base/atomics.h"
 
 #include <pthread.h>
@@ -40,7 +41,7 @@ static fm_heap *open_it(unsigned flags)
 {
 	struct fm_options options = {.size = sizeof options, .journal_max = 1};
 
-	return heap = open_or_fail(heap_path, FM_ATOMIC | flags, &options);
+	return heap = open_or_fail(heap_path, atomic_heap() | flags, &options);
 }
 
 static void begin(void)
