@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * An atomic heap open for writing, as bytes: what commit and rollback do below allocation. docs/atomic.md has the
- * protocol and its invariants; the letters J, T, C and R in comments are theirs.
+ * protocol and its invariants; the letters J, T, C, R and N in comments are theirs.
  *
  * A commit is prepared in the pause, in which nobody changes the heap (alloc/gate.h), and written after it. One
  * thread at a time is the committer.

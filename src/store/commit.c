@@ -334,13 +334,14 @@ static int apply_record(struct atomic *atomic, int fd, const struct record_rec *
 	uint64_t at = 0, limit = os->file_size_limit();
 
 	while (record_next(header, &at, &entry)) {
-		if (atomic->copied)
-			pageset_add(atomic->copied, entry.off / LENGTH_PAGE,
-			            (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
 		int r = entry.off + entry.len > limit
 		                ? -EFBIG
 		                : os->pwrite_full(fd, entry.data, entry.len, entry.off);
 
+		/* N1: behind the write, of which a part may be there if it failed */
+		if (atomic->copied)
+			pageset_add_changed(atomic->copied, entry.off / LENGTH_PAGE,
+			                    (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
 		if (r)
 			return r;
 		count(&atomic->applied_bytes, entry.len);

@@ -379,6 +379,91 @@ static void a_copy_catches_up(void **state)
 	os = &os_linux;
 }
 
+/* ---------------------------------------------------------------- a page that is being applied */
+
+static struct {
+	fm_heap *heap;
+	uint64_t *later;          /* in a page behind the application's */
+	pthread_t committer;
+	bool begun, stops, copied; /* atomic: the commit was begun; its write to the application's page; that one copied again */
+} stop;
+
+static bool is_in_app(uint64_t off)
+{
+	return off / PAGE_SIZE == 1;
+}
+
+static bool wait_for(const bool *what, unsigned ms)
+{
+	while (!load_acquire(what) && ms--)
+		proc_sleep_us(1000);
+	return load_acquire(what);
+}
+
+static void *commit_both(void *arg)
+{
+	uint64_t *app = (uint64_t *)(void *)((char *)stop.heap->mem + PAGE_SIZE);
+
+	app[2] = *stop.later = 1;
+	return fm_commit(stop.heap) ? arg : NULL;
+}
+
+/* The commit begins while the copy is made, and stops before it writes the application's page until that was copied once
+ * more, which is too early. A copy that waits for it makes it wait for all of the time. */
+static int write_slowly(int fd, const void *buf, size_t len, uint64_t off)
+{
+	bool copies = is_copy(fd);
+	int r;
+
+	if (copies && len > PAGE_SIZE && !load_acquire(&stop.begun)) {
+		store_release(&stop.begun, true);
+		if (pthread_create(&stop.committer, NULL, commit_both, &stop) || !wait_for(&stop.stops, 10000))
+			return -EIO;
+	}
+	if (!copies && load_acquire(&stop.begun) && is_in_app(off) && !load_acquire(&stop.stops)) {
+		store_release(&stop.stops, true);
+		wait_for(&stop.copied, 500);
+	}
+	r = os_linux.pwrite_full(fd, buf, len, off);
+	if (copies && len == PAGE_SIZE && is_in_app(off))
+		store_release(&stop.copied, true);
+	return r;
+}
+
+/* N1: what is written while the pages are copied once more is in the copy as a whole. */
+static void a_copy_is_no_half_commit(void **state)
+{
+	const uint64_t *app;
+	fm_heap *copy;
+	void *failed;
+
+	(void)state;
+	unlink(t.path);
+	unlink(t.other);
+	t.table = os_linux;
+	t.table.pwrite_full = write_slowly;
+	t.table.clone = cannot_clone;
+	memset(&stop, 0, sizeof(stop));
+	stop.heap = open_it(t.path, FM_CREATE);
+	stop.later = fm_calloc(stop.heap, 1, 2 * PAGE_SIZE);
+	assert_non_null(stop.later);
+	assert_int_equal(fm_root_set(stop.heap, "later", stop.later, 0), 0);
+	assert_int_equal(fm_commit(stop.heap), 0);
+	os = &t.table;
+	assert_int_equal(fm_snapshot(stop.heap, t.other), 0);
+	assert_int_equal(pthread_join(stop.committer, &failed), 0);
+	assert_null(failed);
+	assert_true(stop.stops);
+	copy = open_it(t.other, 0);
+	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
+	assert_int_equal(app[2], *(uint64_t *)fm_root_get(copy, "later", 0));
+	assert_int_equal(app[2], 1);
+	assert_int_equal(fm_check(copy, NULL, NULL), 0);
+	assert_int_equal(fm_close(copy), 0);
+	assert_int_equal(fm_close(stop.heap), 0);
+	os = &os_linux;
+}
+
 static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(uintptr_t)"mprotect",
 	*const pages = (void *)(uintptr_t)"pagemap", *const declared = (void *)(uintptr_t)"declared";
 
@@ -392,6 +477,7 @@ int main(void)
 		cmocka_unit_test(without_fallocate),
 		cmocka_unit_test(the_folder),
 		cmocka_unit_test(a_copy_catches_up),
+		cmocka_unit_test(a_copy_is_no_half_commit),
 	};
 	int r;
 
