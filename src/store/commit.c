@@ -208,20 +208,23 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 
 /* ---------------------------------------------------------------- write */
 
+/* `r` of a write to a journal that was to grow before it: where it finds no room, what kept the journal small says why. */
+static int tell_why(int r, int grown)
+{
+	return r == -ENOSPC && grown ? grown : r;
+}
+
 int atomic_write(struct atomic *atomic)
 {
 	uint64_t position;
-	int r;
+	int grown = atomic->grows ? journal_grow(&atomic->journal) : 0;
+	int r = grown;
 
 	/* a journal that can't grow is slower, or too small, which the next call says */
-	if (atomic->grows) {
-		r = journal_grow(&atomic->journal);
-		if (r == -EIO)
-			return r;
-	}
-	r = journal_write(&atomic->journal, &atomic->record, RECORD_COMMIT, 0, 0, &position);
+	if (r != -EIO)
+		r = journal_write(&atomic->journal, &atomic->record, RECORD_COMMIT, 0, 0, &position);
 	if (r)
-		return r;
+		return tell_why(r, grown);
 	journal_committed(&atomic->journal);
 	keep_found(atomic);
 	atomic->chain_len = 0;
@@ -303,21 +306,20 @@ static int write_chain(struct atomic *atomic, uint64_t records)
 int atomic_write_large(struct atomic *atomic)
 {
 	uint64_t total = 0, records = 0;
-	int r = chain_size(atomic, &total, &records);
+	int r = chain_size(atomic, &total, &records), grown = 0;
 
 	if (!r)
 		r = make_chain(atomic, records);
 	if (r)
 		return r;
-	if (journal_plan_growth(&atomic->journal, total, atomic_record_max)) {
-		r = journal_grow(&atomic->journal);
-		if (r == -EIO)
-			return r;
-	}
+	if (journal_plan_growth(&atomic->journal, total, atomic_record_max))
+		grown = journal_grow(&atomic->journal);
+	if (grown == -EIO)
+		return grown;
 	r = write_chain(atomic, records);
 	if (r) {
 		journal_abandon(&atomic->journal);
-		return r;
+		return tell_why(r, grown);
 	}
 	journal_committed(&atomic->journal);
 	keep_found(atomic);
