@@ -15,6 +15,7 @@
  *   C2  what is applied comes from the record's bytes, never from the page
  *   C3  a commit returns 0 only after its record is on the device
  *   C4  a private page is dropped only in the pause, if it is unwritten there and its last commit applied
+ *   C5  nobody writes a page back that was read before a part of it was applied
  */
 #ifndef FM_STORE_ATOMIC_H
 #define FM_STORE_ATOMIC_H
@@ -44,6 +45,8 @@ struct atomic {
 	uint64_t kept_pages, keep_max; /* pages */
 	uint64_t private_pages;   /* that the last commit found, and that are not dropped since */
 	uint64_t hand;            /* where to look for pages to drop next */
+
+	pthread_mutex_t place_lock; /* C5; the last one to be taken. A forked child may find it locked, and does not use the heap */
 
 	struct pageset *copied;   /* a snapshot is being made: pages that were applied since; else NULL */
 

@@ -334,21 +334,21 @@ static int apply_record(struct atomic *atomic, int fd, const struct record_rec *
 {
 	struct record_entry entry;
 	uint64_t at = 0, limit = os->file_size_limit();
+	int r = 0;
 
-	while (record_next(header, &at, &entry)) {
-		int r = entry.off + entry.len > limit
-		                ? -EFBIG
-		                : os->pwrite_full(fd, entry.data, entry.len, entry.off);
-
+	pthread_mutex_lock(&atomic->place_lock); /* C5 */
+	while (!r && record_next(header, &at, &entry)) {
+		r = entry.off + entry.len > limit ? -EFBIG
+		                                  : os->pwrite_full(fd, entry.data, entry.len, entry.off);
 		/* N1: behind the write, of which a part may be there if it failed */
 		if (atomic->copied)
 			pageset_add_changed(atomic->copied, entry.off / LENGTH_PAGE,
 			                    (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
-		if (r)
-			return r;
-		count(&atomic->applied_bytes, entry.len);
+		if (!r)
+			count(&atomic->applied_bytes, entry.len);
 	}
-	return 0;
+	pthread_mutex_unlock(&atomic->place_lock);
+	return r;
 }
 
 /* C2: what is applied comes from the journal, whose records passed through the buffer. */
