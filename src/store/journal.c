@@ -121,13 +121,16 @@ static int write_by(const struct journal *journal, int own, const void *bytes, u
  * beside the journal's, and they would be written and waited for. Segments share no folio. */
 static int write_durably(struct journal *journal, const void *bytes, uint64_t len, uint64_t off)
 {
-	int r = -EINVAL;
+	int r;
 
-	if (journal->direct_fd >= 0 && len <= DIRECT_MAX && off >= SEGMENT_SIZE)
-		r = write_by(journal, journal->direct_fd, bytes, len, off);
-	if (r != -EINVAL)
+	if (journal->direct_fd < 0 || len > DIRECT_MAX || off < SEGMENT_SIZE)
+		return write_by(journal, journal->fd, bytes, len, off);
+	r = write_by(journal, journal->direct_fd, bytes, len, off);
+	if (r != -EINVAL && r != -EOPNOTSUPP)
 		return r;
-	/* a file system that says only now that it can't; what it may have written is written again */
+	/* a file system that says only now that it can't, and is asked once; what it may have written is written again */
+	store_close_own(journal->store, journal->direct_fd);
+	journal->direct_fd = -1;
 	return write_by(journal, journal->fd, bytes, len, off);
 }
 

@@ -21,6 +21,7 @@ static struct {
 	uint64_t *data;
 	int direct_fd;              /* that the heap has; -1: none */
 	unsigned direct, buffered;  /* records written */
+	unsigned direct_refused;    /* tries that may fail: once, and then no more */
 	bool is_wrong;              /* one that had to be written the other way */
 	int open_error, error;      /* of the opening; of each write past the cache */
 } t;
@@ -132,8 +133,10 @@ static void other_file_systems(void **state)
 	t.open_error = *(int *)*state ? 0 : EINVAL;
 	t.error = *(int *)*state;
 	begin();
+	t.direct_refused = t.error && t.direct_fd >= 0;
 	commit_some();
 	assert_int_equal(t.buffered, COMMITS);
+	assert_int_equal(t.direct, t.direct_refused);
 	end();
 }
 
@@ -209,11 +212,12 @@ static void closed_by_the_program(void **state)
 
 int main(void)
 {
-	static int at_opening, at_writing = EINVAL;
+	static int at_opening, at_writing = EINVAL, not_supported = EOPNOTSUPP;
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(short_records),
 		{"O_DIRECT is unknown", other_file_systems, NULL, NULL, &at_opening},
 		{"O_DIRECT is refused", other_file_systems, NULL, NULL, &at_writing},
+		{"O_DIRECT is not supported", other_file_systems, NULL, NULL, &not_supported},
 		cmocka_unit_test(killed),
 		cmocka_unit_test(a_failing_device),
 		cmocka_unit_test(closed_by_the_program),
