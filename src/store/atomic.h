@@ -52,6 +52,7 @@ struct atomic {
 
 	/* statistics */
 	uint64_t commits, rollbacks, pages_found, pages_changed, applied_bytes;
+	uint64_t counted;         /* pages below are in the figures of the commit that is prepared */
 };
 
 struct chain {

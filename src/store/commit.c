@@ -167,8 +167,12 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 		r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
 		if (r < 0)
 			break;
-		count(&atomic->pages_found, 1);
-		count(&atomic->pages_changed, (uint64_t)r);
+		/* a large commit compares its first pages twice */
+		if (*page >= atomic->counted) {
+			count(&atomic->pages_found, 1);
+			count(&atomic->pages_changed, (uint64_t)r);
+			atomic->counted = *page + 1;
+		}
 		if (r)
 			continue;
 		if (*page != to || to - from == UNCHANGED_RUN) {
@@ -191,6 +195,7 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 	atomic->file_size = load_relaxed(&atomic->store->size);
 	drop_surplus(atomic);
 	begin_record(atomic);
+	atomic->counted = 0;
 	page = pageset_next(&atomic->track.found, 0);
 	r = compare_from(atomic, &page);
 	if (r < 0)
