@@ -40,6 +40,7 @@ static void close_lock(struct heap *heap)
 static void in_child(void)
 {
 	in_parent();
+	background_after_fork(); /* at_exit() compares */
 	registry_each_inherited(close_lock);
 }
 

@@ -113,6 +113,7 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 	if (journal_open(&atomic->journal, store, limit, floor, !request->no_thread))
 		goto close_track;
 	map_committed(atomic);
+	pthread_mutex_init(&atomic->place_lock, NULL);
 	store->atomic = atomic;
 	store->declares = atomic->track.way->kind == TRACK_DECLARED;
 	return 0;
@@ -194,6 +195,7 @@ void atomic_close(struct store *store)
 	if (atomic->committed)
 		os->unmap((void *)(uintptr_t)atomic->committed, store->reserved);
 	drop_memory(atomic);
+	pthread_mutex_destroy(&atomic->place_lock);
 	os->unmap(atomic, round_up(sizeof(*atomic), os->page_size()));
 	store->atomic = NULL;
 	store->declares = false;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * An atomic heap open for writing, as bytes: what commit and rollback do below allocation. docs/atomic.md has the
- * protocol and its invariants; the letters J, T, C and R in comments are theirs.
+ * protocol and its invariants; the letters J, T, C, R and N in comments are theirs.
  *
  * A commit is prepared in the pause, in which nobody changes the heap (alloc/gate.h), and written after it. One
  * thread at a time is the committer.
@@ -15,6 +15,7 @@
  *   C2  what is applied comes from the record's bytes, never from the page
  *   C3  a commit returns 0 only after its record is on the device
  *   C4  a private page is dropped only in the pause, if it is unwritten there and its last commit applied
+ *   C5  nobody writes a page back that was read before a part of it was applied
  */
 #ifndef FM_STORE_ATOMIC_H
 #define FM_STORE_ATOMIC_H
@@ -45,10 +46,13 @@ struct atomic {
 	uint64_t private_pages;   /* that the last commit found, and that are not dropped since */
 	uint64_t hand;            /* where to look for pages to drop next */
 
+	pthread_mutex_t place_lock; /* C5; the last one to be taken. A forked child may find it locked, and does not use the heap */
+
 	struct pageset *copied;   /* a snapshot is being made: pages that were applied since; else NULL */
 
 	/* statistics */
 	uint64_t commits, rollbacks, pages_found, pages_changed, applied_bytes;
+	uint64_t counted;         /* pages below are in the figures of the commit that is prepared */
 };
 
 struct chain {

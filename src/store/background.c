@@ -31,3 +31,8 @@ unsigned background_threads(void)
 {
 	return load_relaxed(&threads);
 }
+
+void background_after_fork(void)
+{
+	store_relaxed(&threads, 0);
+}

@@ -17,4 +17,7 @@ void background_join(pthread_t thread);
 /* How many there are in the process. */
 unsigned background_threads(void);
 
+/* In a forked child: there are none. */
+void background_after_fork(void);
+
 #endif

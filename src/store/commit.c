@@ -167,8 +167,12 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 		r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
 		if (r < 0)
 			break;
-		count(&atomic->pages_found, 1);
-		count(&atomic->pages_changed, (uint64_t)r);
+		/* a large commit compares its first pages twice */
+		if (*page >= atomic->counted) {
+			count(&atomic->pages_found, 1);
+			count(&atomic->pages_changed, (uint64_t)r);
+			atomic->counted = *page + 1;
+		}
 		if (r)
 			continue;
 		if (*page != to || to - from == UNCHANGED_RUN) {
@@ -191,6 +195,7 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 	atomic->file_size = load_relaxed(&atomic->store->size);
 	drop_surplus(atomic);
 	begin_record(atomic);
+	atomic->counted = 0;
 	page = pageset_next(&atomic->track.found, 0);
 	r = compare_from(atomic, &page);
 	if (r < 0)
@@ -208,20 +213,23 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 
 /* ---------------------------------------------------------------- write */
 
+/* `r` of a write to a journal that was to grow before it: where it finds no room, what kept the journal small says why. */
+static int tell_why(int r, int grown)
+{
+	return r == -ENOSPC && grown ? grown : r;
+}
+
 int atomic_write(struct atomic *atomic)
 {
 	uint64_t position;
-	int r;
+	int grown = atomic->grows ? journal_grow(&atomic->journal) : 0;
+	int r = grown;
 
 	/* a journal that can't grow is slower, or too small, which the next call says */
-	if (atomic->grows) {
-		r = journal_grow(&atomic->journal);
-		if (r == -EIO)
-			return r;
-	}
-	r = journal_write(&atomic->journal, &atomic->record, RECORD_COMMIT, 0, 0, &position);
+	if (r != -EIO)
+		r = journal_write(&atomic->journal, &atomic->record, RECORD_COMMIT, 0, 0, &position);
 	if (r)
-		return r;
+		return tell_why(r, grown);
 	journal_committed(&atomic->journal);
 	keep_found(atomic);
 	atomic->chain_len = 0;
@@ -303,21 +311,20 @@ static int write_chain(struct atomic *atomic, uint64_t records)
 int atomic_write_large(struct atomic *atomic)
 {
 	uint64_t total = 0, records = 0;
-	int r = chain_size(atomic, &total, &records);
+	int r = chain_size(atomic, &total, &records), grown = 0;
 
 	if (!r)
 		r = make_chain(atomic, records);
 	if (r)
 		return r;
-	if (journal_plan_growth(&atomic->journal, total, atomic_record_max)) {
-		r = journal_grow(&atomic->journal);
-		if (r == -EIO)
-			return r;
-	}
+	if (journal_plan_growth(&atomic->journal, total, atomic_record_max))
+		grown = journal_grow(&atomic->journal);
+	if (grown == -EIO)
+		return grown;
 	r = write_chain(atomic, records);
 	if (r) {
 		journal_abandon(&atomic->journal);
-		return r;
+		return tell_why(r, grown);
 	}
 	journal_committed(&atomic->journal);
 	keep_found(atomic);
@@ -332,20 +339,21 @@ static int apply_record(struct atomic *atomic, int fd, const struct record_rec *
 {
 	struct record_entry entry;
 	uint64_t at = 0, limit = os->file_size_limit();
+	int r = 0;
 
-	while (record_next(header, &at, &entry)) {
+	pthread_mutex_lock(&atomic->place_lock); /* C5 */
+	while (!r && record_next(header, &at, &entry)) {
+		r = entry.off + entry.len > limit ? -EFBIG
+		                                  : os->pwrite_full(fd, entry.data, entry.len, entry.off);
+		/* N1: behind the write, of which a part may be there if it failed */
 		if (atomic->copied)
-			pageset_add(atomic->copied, entry.off / LENGTH_PAGE,
-			            (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
-		int r = entry.off + entry.len > limit
-		                ? -EFBIG
-		                : os->pwrite_full(fd, entry.data, entry.len, entry.off);
-
-		if (r)
-			return r;
-		count(&atomic->applied_bytes, entry.len);
+			pageset_add_changed(atomic->copied, entry.off / LENGTH_PAGE,
+			                    (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
+		if (!r)
+			count(&atomic->applied_bytes, entry.len);
 	}
-	return 0;
+	pthread_mutex_unlock(&atomic->place_lock);
+	return r;
 }
 
 /* C2: what is applied comes from the journal, whose records passed through the buffer. */

@@ -121,13 +121,16 @@ static int write_by(const struct journal *journal, int own, const void *bytes, u
  * beside the journal's, and they would be written and waited for. Segments share no folio. */
 static int write_durably(struct journal *journal, const void *bytes, uint64_t len, uint64_t off)
 {
-	int r = -EINVAL;
+	int r;
 
-	if (journal->direct_fd >= 0 && len <= DIRECT_MAX && off >= SEGMENT_SIZE)
-		r = write_by(journal, journal->direct_fd, bytes, len, off);
-	if (r != -EINVAL)
+	if (journal->direct_fd < 0 || len > DIRECT_MAX || off < SEGMENT_SIZE)
+		return write_by(journal, journal->fd, bytes, len, off);
+	r = write_by(journal, journal->direct_fd, bytes, len, off);
+	if (r != -EINVAL && r != -EOPNOTSUPP)
 		return r;
-	/* a file system that says only now that it can't; what it may have written is written again */
+	/* a file system that says only now that it can't, and is asked once; what it may have written is written again */
+	store_close_own(journal->store, journal->direct_fd);
+	journal->direct_fd = -1;
 	return write_by(journal, journal->fd, bytes, len, off);
 }
 
@@ -381,6 +384,19 @@ static uint64_t limit_of(const struct journal *journal)
 	return min_u64(journal->limit, max_u64(size, EXTENT_MIN));
 }
 
+/* What was planned and could not be made is too short by now. Its place is free again, unless the heap has grown over it:
+ * then units count as backed that the failure may have punched, and it stays reserved until the heap is closed. */
+static void drop_plan(struct journal *journal)
+{
+	struct store *store = journal->store;
+
+	if (journal->plan.len == 0 || journal->plan.off < store->size)
+		return;
+	store->reserved_extents--; /* the plan is the last one */
+	store->end = journal->plan.off;
+	journal->plan.len = 0;
+}
+
 bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longest)
 {
 	struct store *store = journal->store;
@@ -393,7 +409,7 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
 
 	if (!must && !may_grow(journal, limit))
 		return false;
-	if ((journal->extents == JOURNAL_EXTENTS && !must) || store->reserved_extents == RESERVED_EXTENTS)
+	if (journal->extents == JOURNAL_EXTENTS && !must)
 		return false;
 	want = limit > capacity ? max_u64(EXTENT_MIN, min_u64(capacity * EXTENT_RATIO, limit - capacity)) : EXTENT_MIN;
 	if (must)
@@ -402,6 +418,9 @@ bool journal_plan_growth(struct journal *journal, uint64_t total, uint64_t longe
 	want = round_up(want, SEGMENT_SIZE);
 	if (journal->plan.len >= want)
 		return true;
+	drop_plan(journal);
+	if (store->reserved_extents == RESERVED_EXTENTS)
+		return false;
 	/* J7: beyond the physical end nothing is used, neither by the last commit nor now */
 	journal->plan.off = round_up(max_u64(max_u64(store->size, store->end), journal->floor), SEGMENT_SIZE);
 	journal->plan.len = want;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The journal of an atomic heap: where records go, when their space may be used again, and the superblock that
- * says so. The invariants J1 to J9 are those of docs/atomic.md.
+ * says so. The invariants J1 to J10 are those of docs/atomic.md.
  *
  * Space is a ring over the extents in order. Virtual positions rise for ever: position v is byte v mod capacity of
  * the ring. Records of commits in [oldest, commit) are needed and lie in [tail, head).

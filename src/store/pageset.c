@@ -65,6 +65,21 @@ bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
 	return any;
 }
 
+void pageset_add_changed(struct pageset *set, uint64_t from, uint64_t to)
+{
+	to = min_u64(to, set->pages);
+	raise_high(set, to);
+	while (from < to) {
+		uint64_t w = from / 64;
+		unsigned n = (unsigned)min_u64(to - from, 64 - from % 64);
+
+		/* pairs with the exchange in pageset_move(): it comes before and leaves the bits, or after and has seen this */
+		fetch_or_seq(&set->words[w], range_mask((unsigned)(from % 64), n));
+		fetch_or_seq(&set->summary[w / 64], UINT64_C(1) << w % 64);
+		from += n;
+	}
+}
+
 void pageset_move(struct pageset *from, struct pageset *to)
 {
 	uint64_t last = load_acquire(&from->high) / 64 / 64;

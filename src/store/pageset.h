@@ -25,6 +25,10 @@ void pageset_drop(struct pageset *set);
 /* Add pages [from, to); true if at least one was not in it. */
 bool pageset_add(struct pageset *set, uint64_t from, uint64_t to);
 
+/* The same after the pages were changed: whoever moves them out of the set has what was written before. pageset_add() leaves a
+ * word alone that has the bits, and orders nothing. */
+void pageset_add_changed(struct pageset *set, uint64_t from, uint64_t to);
+
 /* Move all pages of `from` into `to`. Those that are added meanwhile are in one of the two. */
 void pageset_move(struct pageset *from, struct pageset *to);
 

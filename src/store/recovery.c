@@ -7,11 +7,13 @@
  *       because a failed write was forgotten. Of another boot's records it has what the device has: they stay
  *       untouched, since a device may garble what it is writing
  *   R2  the commits are applied in order, and the file synced, also if there are none
- *   R3  the superblock names a new generation, in which nothing is needed; only then may a commit begin
+ *   R3  the superblock names a new generation, in which nothing is needed; only then may a commit begin. On the same boot
+ *       the file is synced before, a clean one too
  *
  * A crash before R3 leaves the old generation with the same records: all begins again, with the same result. The
- * superblock is not written again before R3: if the device has an older one than the cache, the write of the newer one
- * never returned, nothing was done on the strength of it, and what the older one needs is there.
+ * superblock is not written again before R3, and R3 goes over the copy that does not count, on the device either: a
+ * superblock that a killed process was writing is there after the sync, and one that the device refused was taken back
+ * (J10).
  */
 #include "../base/status.h"
 #include "atomic.h"
@@ -108,8 +110,9 @@ int recover_atomic(struct store *store)
 	r = replay.needed && !store_is_of_another_boot(store) ? rewrite_records(&replay) : 0;
 	if (!r && replay.needed)
 		r = sync_file(store) || replay_each(&replay, put_into_file, store);
-	/* also the holes that a process punched when it was killed: commits compare with the zeros there */
-	if (!r && store->super.rec.state != SUPER_CLEAN)
+	/* also the holes that a process punched when it was killed: commits compare with the zeros there; and the superblock
+	 * that it was writing, which may be the clean one: R3 */
+	if (!r && (store->super.rec.state != SUPER_CLEAN || !store_is_of_another_boot(store)))
 		r = sync_file(store);
 	if (!r)
 		r = begin_generation(store);

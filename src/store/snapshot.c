@@ -8,6 +8,10 @@
  *   3  catch up   the rest, while no commit is applied: a bounded time
  *   4  publish    a superblock with a UUID of its own, everything on the device, then the name
  *
+ *   N1  a page that is applied while the file is copied is in the set of touched ones after it was written, and leaves
+ *       the set before it is copied: each page is copied after it was written last
+ *   N2  the last round is the committer's, with everything applied: the copy is exactly a commit
+ *
  * Journal and superblocks are not shared: a commit must not need a new block for its record.
  */
 #include "atomic.h"
@@ -128,7 +132,7 @@ int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char 
 	return 0;
 }
 
-/* Copy once more what was applied meanwhile; *n: how many pages. */
+/* Copy once more what was applied meanwhile; *n: how many pages. N1: out of the set first, then copied. */
 static int copy_touched(struct snapshot *snapshot, const struct store *from, uint64_t *n)
 {
 	*n = 0;
@@ -165,7 +169,7 @@ int snapshot_catch_up(struct snapshot *snapshot, struct atomic *atomic)
 {
 	const struct store *from = atomic->store;
 	uint64_t size = from->size, n;
-	int r = atomic_catch_up(atomic);
+	int r = atomic_catch_up(atomic); /* N2 */
 
 	if (snapshot->is_cloned)
 		return 0;

@@ -10,28 +10,36 @@
 
 #include <errno.h>
 
-/* Without fallocate: every page is read and written again as it is, and zeros make the file longer. Not the pages of an
- * atomic heap's journal, which has its blocks, and into which another thread may be writing. */
-static int back_by_writing(const struct store *store, int fd, uint64_t off, uint64_t len)
+static int write_again(int fd, uint64_t off)
 {
 	uint8_t page[LENGTH_PAGE];
+	ssize_t n = os->pread_full(fd, page, sizeof(page), off);
 
-	for (uint64_t end = off + len; off < end; off += sizeof(page)) {
-		ssize_t n;
-		int r;
+	if (n < 0)
+		return (int)n;
+	for (size_t i = (size_t)n; i < sizeof(page); i++)
+		page[i] = 0;
+	return os->pwrite_full(fd, page, sizeof(page), off);
+}
 
+/* Without fallocate: every page is read and written again as it is, and zeros make the file longer. Not the pages of an
+ * atomic heap's journal, which has its blocks, and into which another thread may be writing. A page that is free now may
+ * belong to the last commit, which is being applied: C5. */
+static int back_by_writing(const struct store *store, int fd, uint64_t off, uint64_t len)
+{
+	struct atomic *atomic = store->atomic;
+	int r = 0;
+
+	for (uint64_t end = off + len; !r && off < end; off += LENGTH_PAGE) {
 		if (store_is_journal(store, off >> SEGMENT_SHIFT))
 			continue;
-		n = os->pread_full(fd, page, sizeof(page), off);
-		if (n < 0)
-			return (int)n;
-		for (size_t i = (size_t)n; i < sizeof(page); i++)
-			page[i] = 0;
-		r = os->pwrite_full(fd, page, sizeof(page), off);
-		if (r)
-			return r;
+		if (atomic)
+			pthread_mutex_lock(&atomic->place_lock);
+		r = write_again(fd, off);
+		if (atomic)
+			pthread_mutex_unlock(&atomic->place_lock);
 	}
-	return 0;
+	return r;
 }
 
 /* Back a range whose blocks may belong to another file as well. */

@@ -127,18 +127,25 @@ void super_seal(struct super_rec *rec)
 
 int super_write(int fd, struct super *super, const struct super_rec *next)
 {
-	struct super_rec rec = *next;
+	struct super_rec rec = *next, before;
 	unsigned copy = 1 - super->copy;
+	ssize_t had;
 	int r;
 
 	if (copy_off[copy] + SECTOR > os->file_size_limit())
 		return -EFBIG; /* the kernel would send SIGXFSZ */
+	had = os->pread_full(fd, &before, SECTOR, copy_off[copy]);
+	if (had < 0)
+		return (int)had;
 	rec.sequence = super->rec.sequence + 1;
 	super_seal(&rec);
 	r = super->no_sync ? os->pwrite_full(fd, &rec, SECTOR, copy_off[copy])
 	                   : os->pwrite_sync(fd, &rec, SECTOR, copy_off[copy]);
-	if (r)
+	if (r) {
+		/* J10 */
+		os->pwrite_full(fd, &before, (size_t)had, copy_off[copy]);
 		return r;
+	}
 	super->rec = rec;
 	super->copy = copy;
 	super->both_valid = true;

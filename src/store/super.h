@@ -31,7 +31,8 @@ enum super_verdict {
 int super_read(int fd, uint64_t file_size, struct super *super, enum super_verdict *verdict);
 
 /* Put `next` (sequence and checksum are filled in) over the older copy by one synchronous write, and make
- * it the one that counts. 0, or -errno with *super as it was. */
+ * it the one that counts. 0, or -errno with *super as it was, and so the file for whoever opens it on this boot: what was
+ * refused would count in the page cache, and the next superblock go over the copy that counts on the device. */
 int super_write(int fd, struct super *super, const struct super_rec *next);
 
 /* A record for a new heap: everything but boot, file, state and address. */

@@ -6,6 +6,7 @@
 #define _GNU_SOURCE 1
 #include "proc_util.h"
 
+#include "base/atomics.h"
 #include "os/os.h"
 
 #include <pthread.h>
@@ -246,6 +247,93 @@ static void a_failing_device_is_told_by_the_next(void **state)
 	end(2);
 }
 
+/* ---------------------------------------------------------------- a file system without fallocate */
+
+/* There a huge object that is handed out again is backed by reading and writing its pages. */
+#define HUGE_SIZE (8u << 20)
+
+static struct {
+	pthread_t program;
+	uint64_t page;              /* in the middle of the commit; 0: nobody stops */
+	bool was_read, was_applied; /* atomic */
+} back;
+
+static int cannot_allocate(int fd, uint64_t off, uint64_t len)
+{
+	(void)fd;
+	(void)off;
+	(void)len;
+	return -EOPNOTSUPP;
+}
+
+/* What is waited for may be what waits for us. */
+static void wait_for(const bool *what)
+{
+	for (unsigned ms = 0; ms < 300 && !load_acquire(what); ms++)
+		proc_sleep_us(1000);
+}
+
+static ssize_t read_page(int fd, void *buf, size_t len, uint64_t off)
+{
+	ssize_t n = os_linux.pread_full(fd, buf, len, off);
+
+	if (back.page && off == back.page && pthread_equal(pthread_self(), back.program)) {
+		store_release(&back.was_read, true);
+		wait_for(&back.was_applied);
+	}
+	return n;
+}
+
+static int write_page(int fd, const void *buf, size_t len, uint64_t off)
+{
+	bool applies = back.page && off / STEP == back.page / STEP && !pthread_equal(pthread_self(), back.program);
+	int r;
+
+	if (applies)
+		wait_for(&back.was_read);
+	r = os_linux.pwrite_full(fd, buf, len, off);
+	if (applies)
+		store_release(&back.was_applied, true);
+	return r;
+}
+
+/* C5: what is applied between the reading and the writing is not lost. */
+static void backing_loses_nothing(void **state)
+{
+	uint8_t *again;
+
+	(void)state;
+	unlink(t.path);
+	memset(&back, 0, sizeof(back));
+	back.program = pthread_self();
+	t.table = os_linux;
+	t.table.allocate = cannot_allocate;
+	t.table.pread_full = read_page;
+	t.table.pwrite_full = write_page;
+	os = &t.table;
+	open_it(FM_CREATE, 0);
+	t.data = fm_malloc(t.heap, HUGE_SIZE);
+	assert_non_null(t.data);
+	memset(t.data, 1, HUGE_SIZE);
+	assert_int_equal(fm_root_set(t.heap, "data", t.data, 0), 0);
+	assert_int_equal(fm_commit(t.heap), 0);
+	assert_int_equal(fm_close(t.heap), 0);
+	/* opened anew it does not know what is backed */
+	open_it(0, 0);
+	t.data = fm_root_get(t.heap, "data", 0);
+	back.page = fm_offset_of(t.heap, t.data) + PAGES / 2 * STEP;
+	fill(PAGES, 2);
+	assert_int_equal(fm_commit(t.heap), 0);
+	assert_int_equal(fm_free(t.data), 0);
+	again = fm_malloc(t.heap, HUGE_SIZE);
+	assert_ptr_equal(again, t.data);
+	assert_true(load_acquire(&back.was_read));
+	assert_int_equal(fm_rollback(t.heap), 0);
+	back.page = 0;
+	assert_true(all_are(t.data, 2));
+	end(2);
+}
+
 int main(void)
 {
 	static enum waiting commit = COMMIT, rollback = ROLLBACK, snapshot = SNAPSHOT, closing = CLOSE;
@@ -260,6 +348,7 @@ int main(void)
 		{"without threads all are", applies_itself, NULL, NULL, &without},
 		cmocka_unit_test(no_space_is_tried_again),
 		cmocka_unit_test(a_failing_device_is_told_by_the_next),
+		cmocka_unit_test(backing_loses_nothing),
 	};
 	int failed;
 

@@ -210,6 +210,7 @@ static void nothing_changed_writes_nothing(void **state)
 /* More than a record, more than the journal of a new heap; and then many small ones. */
 static void large_commits(void **state)
 {
+	uint64_t changed;
 	fm_heap *heap;
 	char *p;
 
@@ -220,8 +221,11 @@ static void large_commits(void **state)
 	assert_non_null(p);
 	put(heap, 0, fm_offset_of(heap, p));
 	for (int round = 1; round < 4; round++) {
+		changed = stats_of(heap).pages_changed;
 		fill(heap, p, round, 40 * MIB);
 		assert_int_equal(fm_commit(heap), 0);
+		/* each once, and a few of metadata */
+		assert_in_range(stats_of(heap).pages_changed - changed, 40 * MIB / PAGE_SIZE, 40 * MIB / PAGE_SIZE + 20);
 		for (size_t i = 0; i < 100; i++) {
 			fill(heap, p + i * 400 * KIB, round + 50, 8);
 			assert_int_equal(fm_commit(heap), 0);

@@ -380,11 +380,265 @@ static void a_copy_catches_up(void **state)
 	os = &os_linux;
 }
 
+/* ---------------------------------------------------------------- a page that is being applied */
+
+static struct {
+	fm_heap *heap;
+	uint64_t *later;          /* in a page behind the application's */
+	pthread_t committer;
+	bool begun, stops, copied; /* atomic: the commit was begun; its write to the application's page; that one copied again */
+} stop;
+
+static bool is_in_app(uint64_t off)
+{
+	return off / PAGE_SIZE == 1;
+}
+
+static bool wait_for(const bool *what, unsigned ms)
+{
+	while (!load_acquire(what) && ms--)
+		proc_sleep_us(1000);
+	return load_acquire(what);
+}
+
+static void *commit_both(void *arg)
+{
+	uint64_t *app = (uint64_t *)(void *)((char *)stop.heap->mem + PAGE_SIZE);
+
+	app[2] = *stop.later = 1;
+	return fm_commit(stop.heap) ? arg : NULL;
+}
+
+/* The commit begins while the copy is made, and stops before it writes the application's page until that was copied once
+ * more, which is too early. A copy that waits for it makes it wait for all of the time. */
+static int write_slowly(int fd, const void *buf, size_t len, uint64_t off)
+{
+	bool copies = is_copy(fd);
+	int r;
+
+	if (copies && len > PAGE_SIZE && !load_acquire(&stop.begun)) {
+		store_release(&stop.begun, true);
+		if (pthread_create(&stop.committer, NULL, commit_both, &stop) || !wait_for(&stop.stops, 10000))
+			return -EIO;
+	}
+	if (!copies && load_acquire(&stop.begun) && is_in_app(off) && !load_acquire(&stop.stops)) {
+		store_release(&stop.stops, true);
+		wait_for(&stop.copied, 500);
+	}
+	r = os_linux.pwrite_full(fd, buf, len, off);
+	if (copies && len == PAGE_SIZE && is_in_app(off))
+		store_release(&stop.copied, true);
+	return r;
+}
+
+/* N1: what is written while the pages are copied once more is in the copy as a whole. */
+static void a_copy_is_no_half_commit(void **state)
+{
+	const uint64_t *app;
+	fm_heap *copy;
+	void *failed;
+
+	(void)state;
+	unlink(t.path);
+	unlink(t.other);
+	t.table = os_linux;
+	t.table.pwrite_full = write_slowly;
+	t.table.clone = cannot_clone;
+	memset(&stop, 0, sizeof(stop));
+	stop.heap = open_it(t.path, FM_CREATE);
+	stop.later = fm_calloc(stop.heap, 1, 2 * PAGE_SIZE);
+	assert_non_null(stop.later);
+	assert_int_equal(fm_root_set(stop.heap, "later", stop.later, 0), 0);
+	assert_int_equal(fm_commit(stop.heap), 0);
+	os = &t.table;
+	assert_int_equal(fm_snapshot(stop.heap, t.other), 0);
+	assert_int_equal(pthread_join(stop.committer, &failed), 0);
+	assert_null(failed);
+	assert_true(stop.stops);
+	copy = open_it(t.other, 0);
+	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
+	assert_int_equal(app[2], *(uint64_t *)fm_root_get(copy, "later", 0));
+	assert_int_equal(app[2], 1);
+	assert_int_equal(fm_check(copy, NULL, NULL), 0);
+	assert_int_equal(fm_close(copy), 0);
+	assert_int_equal(fm_close(stop.heap), 0);
+	os = &os_linux;
+}
+
+/* ---------------------------------------------------------------- superblocks on a device that garbles */
+
+/* How the writing of a superblock ends: in an error, in a kill (of the one that says clean), in a power cut that garbles
+ * its sector. */
+enum end { NO_END, REFUSED, KILLED, CUT };
+
+/* What a device has that loses what it is not made to keep, shared by the processes that use it. */
+struct device {
+	struct super_rec super[2];
+	bool is_dirty[2]; /* the page cache has another one, and brings it there with a sync */
+	enum end end;
+	uint64_t value;   /* that was committed */
+};
+
+static struct device *device;
+
+static const struct fm_options garbling = {
+	.size = sizeof(garbling), .address_space = 1 << 30, .sector = 512, .disable = FM_NO_CHECKPOINT};
+
+/* Which copy is written, or 2: it is none. */
+static unsigned copy_at(size_t len, uint64_t off)
+{
+	if (len != sizeof(struct super_rec))
+		return 2;
+	return off == SUPER_COPY_1_OFF ? 0 : off == SUPER_COPY_2_OFF ? 1 : 2;
+}
+
+static void write_or_die(int fd, const void *buf, uint64_t len, uint64_t off)
+{
+	if (os_linux.pwrite_full(fd, buf, len, off))
+		_exit(2);
+}
+
+static void cut_power(int fd, unsigned copy)
+{
+	struct super_rec garbage;
+	unsigned other = 1 - copy;
+
+	memset(&garbage, 0xa5, sizeof(garbage));
+	write_or_die(fd, &garbage, sizeof(garbage), copy ? SUPER_COPY_2_OFF : SUPER_COPY_1_OFF);
+	write_or_die(fd, &device->super[other], sizeof(garbage), other ? SUPER_COPY_2_OFF : SUPER_COPY_1_OFF);
+	_exit(7);
+}
+
+static int write_super_sync(int fd, const void *buf, size_t len, uint64_t off)
+{
+	unsigned copy = copy_at(len, off);
+	enum end end = device->end;
+
+	if (copy == 2)
+		return os_linux.pwrite_full(fd, buf, len, off);
+	if (end == KILLED && ((const struct super_rec *)buf)->state != SUPER_CLEAN)
+		end = NO_END;
+	if (end == CUT)
+		cut_power(fd, copy);
+	write_or_die(fd, buf, len, off);
+	device->is_dirty[copy] = end == KILLED;
+	if (end == KILLED)
+		_exit(7);
+	if (end == REFUSED) {
+		device->end = NO_END;
+		return -EIO; /* the cache has it, and takes it for written */
+	}
+	memcpy(&device->super[copy], buf, len);
+	return 0;
+}
+
+static int write_super(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (copy_at(len, off) < 2)
+		device->is_dirty[copy_at(len, off)] = true;
+	return os_linux.pwrite_full(fd, buf, len, off);
+}
+
+static int sync_super(int fd)
+{
+	for (unsigned copy = 0; copy < 2; copy++)
+		if (device->is_dirty[copy] &&
+		    os_linux.pread_full(fd, &device->super[copy], sizeof(struct super_rec),
+		                        copy ? SUPER_COPY_2_OFF : SUPER_COPY_1_OFF) < 0)
+			return -EIO;
+	device->is_dirty[0] = device->is_dirty[1] = false;
+	return 0;
+}
+
+/* The journal grows, and then holds commits that only the latest superblock finds, and that were made with a longer file than
+ * closing leaves; the closing ends as `end` says. */
+static void fill_and_close(enum end end)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	fm_heap *heap = fm_open(t.path, FM_ATOMIC | FM_CREATE, &garbling);
+	uint64_t *words = heap ? fm_calloc(heap, 200, 8) : NULL;
+	unsigned left = 30;
+	void *long_one;
+
+	if (!words || fm_root_set(heap, "words", words, 0))
+		_exit(2);
+	while (left) {
+		words[0] = words[1 + device->value % 199] = device->value + 1;
+		if (fm_commit(heap) || fm_stats(heap, &stats) || device->value++ > 10000)
+			_exit(2);
+		left -= stats.journal_size > SEGMENT_SIZE;
+	}
+	long_one = fm_malloc(heap, 8 << 20);
+	if (!long_one || fm_commit(heap) || fm_free(long_one) || fm_commit(heap))
+		_exit(2);
+	device->end = end;
+	fm_close(heap);
+	_exit(end == REFUSED && device->end == NO_END ? 7 : 2);
+}
+
+static void in_a_process(void (*run)(void *arg), void *arg)
+{
+	int status;
+	pid_t pid = fork();
+
+	assert_true(pid >= 0);
+	if (pid == 0) {
+		run(arg);
+		_exit(3);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 7);
+}
+
+static void first_process(void *arg)
+{
+	fill_and_close(*(enum end *)arg);
+}
+
+static void second_process(void *arg)
+{
+	(void)arg;
+	device->end = CUT;
+	fm_open(t.path, FM_ATOMIC, &garbling);
+}
+
+/* A superblock does not get to the device, which the next process can't see; and while that one writes one, the power
+ * goes: the other copy, as the device has it, knows the last commit. */
+static void a_copy_counts_on_the_device(void **state)
+{
+	enum end end = *(enum end *)*state;
+	fm_heap *heap;
+
+	unlink(t.path);
+	unsetenv("FMALLOC_TRACK");
+	device = mmap(NULL, sizeof(*device), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	assert_true(device != MAP_FAILED);
+	t.table = os_linux;
+	t.table.pwrite_full = write_super;
+	t.table.pwrite_sync = write_super_sync;
+	t.table.sync = sync_super;
+	sim_os.boot = 0;
+	t.table.boot_id = sim_boot_id;
+	os = &t.table;
+	in_a_process(first_process, &end);
+	in_a_process(second_process, NULL);
+	sim_os.boot = 1;
+	device->end = NO_END;
+	heap = open_it(t.path, 0);
+	assert_int_equal(*(uint64_t *)fm_root_get(heap, "words", 0), device->value);
+	assert_int_equal(fm_check(heap, NULL, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+	os = &os_linux;
+	munmap(device, sizeof(*device));
+}
+
 static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(uintptr_t)"mprotect",
 	*const pages = (void *)(uintptr_t)"pagemap", *const declared = (void *)(uintptr_t)"declared";
 
 int main(void)
 {
+	static enum end refused = REFUSED, killed = KILLED;
 	const struct CMUnitTest tests[] = {
 		{"uffd", threads, NULL, NULL, uffd},
 		{"mprotect", threads, NULL, NULL, granules},
@@ -393,6 +647,9 @@ int main(void)
 		cmocka_unit_test(without_fallocate),
 		cmocka_unit_test(the_folder),
 		cmocka_unit_test(a_copy_catches_up),
+		cmocka_unit_test(a_copy_is_no_half_commit),
+		{"a superblock that was refused", a_copy_counts_on_the_device, NULL, NULL, &refused},
+		{"a superblock that was being written", a_copy_counts_on_the_device, NULL, NULL, &killed},
 	};
 	int r;
 

@@ -7,10 +7,13 @@
  */
 #include "api_util.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/mount.h>
+
+#include "os/os.h"
 
 #define ROUNDS 400
 #define SLOTS  300
@@ -108,6 +111,101 @@ static void a_limit_on_the_file(void **state)
 {
 	(void)state;
 	in_child(under_a_limit);
+}
+
+/* ---------------------------------------------------------------- a journal that can't grow */
+
+/* So many failures, each of a commit that needs a longer journal than the one before. */
+#define REFUSED   36
+#define STEP      (4 * MIB)
+#define OVERTAKEN 4
+
+static bool is_full;
+
+static int allocate_or_not(int fd, uint64_t off, uint64_t len)
+{
+	return is_full ? -ENOSPC : os_linux.allocate(fd, off, len);
+}
+
+static int no_sync(int fd)
+{
+	(void)fd;
+	return 0;
+}
+
+/* However often the journal could not grow, it does when there is space, and where it was to be. */
+static void a_disk_that_was_full_for_long(void **state)
+{
+	static struct os_calls table;
+	struct fm_statistics stats = {.size = sizeof(stats)};
+	struct stat st;
+	fm_heap *heap;
+	char *p;
+
+	(void)state;
+	if (getenv("FM_SPACE_DIR")) {
+		print_message("# a small disk has not the space for this\n");
+		skip();
+	}
+	table = os_linux;
+	table.allocate = allocate_or_not;
+	table.sync = no_sync;
+	table.pwrite_sync = os_linux.pwrite_full;
+	os = &table;
+	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	p = fm_malloc(heap, REFUSED * STEP);
+	assert_non_null(p);
+	assert_int_equal(fm_commit(heap), 0);
+	is_full = true;
+	for (unsigned i = 0; i < REFUSED; i++) {
+		memset(p + i * STEP, 1, STEP);
+		assert_int_equal(fm_commit(heap), -1);
+		assert_int_equal(errno, ENOSPC);
+		if (i != OVERTAKEN)
+			continue;
+		/* the heap grows over the place of the journal that could not be made */
+		is_full = false;
+		assert_non_null(fm_malloc(heap, 8 * MIB));
+		is_full = true;
+	}
+	is_full = false;
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_int_equal(stat(heap_path, &st), 0);
+	/* the heap, the journal, and the place that was overtaken */
+	assert_true((uint64_t)st.st_size <= REFUSED * STEP + stats.journal_size + 64 * MIB);
+	assert_int_equal(fm_check(heap, print_finding, NULL), 0);
+	assert_int_equal(fm_close(heap), 0);
+	os = &os_linux;
+	unlink(heap_path);
+}
+
+/* The limit is what keeps the journal from growing, and what the program is told. */
+static void limited(void)
+{
+	fm_heap *heap = fm_open(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	struct rlimit limit;
+	struct stat st;
+	char *p;
+
+	NEED(heap);
+	p = fm_malloc(heap, 16 * MIB);
+	NEED(p && fm_commit(heap) == 0 && stat(heap_path, &st) == 0);
+	limit.rlim_cur = limit.rlim_max = (rlim_t)st.st_size + 100000;
+	NEED(setrlimit(RLIMIT_FSIZE, &limit) == 0);
+	memset(p, 1, MIB);
+	NEED(fm_commit(heap) == -1 && errno == EFBIG);
+	memset(p, 1, 16 * MIB); /* a chain */
+	NEED(fm_commit(heap) == -1 && errno == EFBIG);
+	NEED(fm_rollback(heap) == 0 && p[0] == 0);
+	p[0] = 2;
+	NEED(fm_commit(heap) == 0 && fm_close(heap) == 0);
+}
+
+static void a_limit_on_the_journal(void **state)
+{
+	(void)state;
+	in_child(limited);
 }
 
 /* ---------------------------------------------------------------- a file system of a test's own */
@@ -231,7 +329,8 @@ static void this_disk(void **state)
 
 int main(void)
 {
-	const struct CMUnitTest tests[] = {API_TEST(a_full_disk), API_TEST(a_limit_on_the_file), API_TEST(this_disk)};
+	const struct CMUnitTest tests[] = {API_TEST(a_full_disk), API_TEST(a_limit_on_the_file),
+		API_TEST(a_disk_that_was_full_for_long), API_TEST(a_limit_on_the_journal), API_TEST(this_disk)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,6 +5,7 @@
 #define _GNU_SOURCE 1
 #include "../support/lifecycle_util.h"
 
+#include <dirent.h>
 #include <pthread.h>
 
 /* Opens the heap, forks a child that lives on, reports both, waits to be killed. */
@@ -226,6 +227,60 @@ static void test_fork_among_threads(void **state)
 	assert_int_equal(try_copy(), 0);
 }
 
+/* ---- beside an atomic heap, which has a thread of the library's */
+
+static unsigned count_threads(void)
+{
+	DIR *tasks = opendir("/proc/self/task");
+	unsigned n = 0;
+
+	proc_must(tasks != NULL);
+	for (struct dirent *task; (task = readdir(tasks));)
+		n += task->d_name[0] != '.';
+	closedir(tasks);
+	return n;
+}
+
+/* Leaves with its own live heap open; with another thread, if *arg says so. */
+static int child_leaves(void *arg)
+{
+	fm_heap *heap = fm_open(path, 0, NULL);
+	pthread_t thread;
+
+	proc_must(count_threads() == 1);
+	proc_must(heap != NULL && fm_malloc(heap, 100) != NULL);
+	if (*(bool *)arg) {
+		proc_must(pthread_create(&thread, NULL, churn_for_ever, heap) == 0);
+		proc_must(proc_wait_flag(&shared->ready, 1, 10000));
+	}
+	exit(42);
+}
+
+/* What a child leaves is clean if it has no other threads: the parent's do not count. */
+static void test_child_leaves(void **state)
+{
+	struct fm_options options = { SIZE_OPTIONS, .disable = FM_NO_EXIT_SYNC };
+	fm_heap *heap = fm_open(third, FM_CREATE | FM_ATOMIC, &options);
+	bool has_thread = false;
+	char *p;
+
+	(void)state;
+	assert_non_null(heap);
+	p = fm_malloc(heap, 1 << 20);
+	assert_non_null(p);
+	/* in many pieces, which a thread brings to their places */
+	for (unsigned i = 0; i < 1 << 20; i += 8192)
+		p[i] = 1;
+	assert_int_equal(fm_commit(heap), 0);
+	assert_true(count_threads() > 1);
+	assert_int_equal(proc_run(child_leaves, &has_thread), 42);
+	assert_int_equal(try_copy(), 0);
+	has_thread = true;
+	assert_int_equal(proc_run(child_leaves, &has_thread), 42);
+	assert_int_equal(try_copy(), EUCLEAN);
+	assert_int_equal(fm_close(heap), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -235,6 +290,7 @@ int main(void)
 		TEST(test_child_opens_itself),
 		TEST(test_exec),
 		TEST(test_fork_among_threads),
+		TEST(test_child_leaves),
 	};
 
 	return cmocka_run_group_tests_name("forking", tests, setup, teardown);
