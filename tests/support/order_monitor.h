@@ -249,7 +249,7 @@ static inline void monitor_watch(struct sim *sim, const struct sim_op *op)
 				monitor.records[i].is_durable = true;
 		break;
 	case SIM_SYNC:
-		monitor.sync_size = sim->size;
+		monitor.sync_size = load_relaxed(&sim->size);
 		break;
 	case SIM_SYNC_END:
 		/* several threads sync: the one that began first counts */
