@@ -39,7 +39,7 @@ enum segment_state segment_state(const struct heap *heap, uint64_t segment_no);
  * counts but that. */
 int directory_find(struct heap *heap, uint64_t len, uint64_t *first);
 
-/* The same among the segments up to the last one, without extending anything: the first of them, or 0. */
+/* The same among the segments up to the last one: the first of them, or 0. */
 uint64_t directory_find_inside(struct heap *heap, uint64_t len);
 
 /* The same where this process knows that the blocks are there, so that it can't fail on a full disk. */

@@ -97,7 +97,7 @@ struct segment {
 	uint8_t state;       /* enum segment_state */
 	uint8_t bucket;      /* 0: in none */
 	uint8_t is_stale;    /* atomic: is among those, or about to be */
-	uint8_t no_run;      /* the slab had no free run of so many slots when last looked at; or more than 64 */
+	uint8_t unused;
 };
 
 struct tcache;

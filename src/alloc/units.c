@@ -284,10 +284,14 @@ uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum 
 	return 0;
 }
 
-/* The units stay as they were. */
-static void put_back(struct heap *heap, uint64_t unit_no, unsigned n)
+/* Back the units just taken, or they stay as they were. 0 or -errno. */
+static int back(struct heap *heap, uint64_t unit_no, unsigned n)
 {
-	units_offer(heap, segment_of_unit(unit_no), range_mask(index_in_segment(unit_no), n));
+	int r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
+
+	if (r)
+		units_offer(heap, segment_of_unit(unit_no), range_mask(index_in_segment(unit_no), n));
+	return r;
 }
 
 /* The disk is full; what was freed in this process is backed still, in segments with metadata or in free ones. */
@@ -316,9 +320,14 @@ uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned a
 		if (heap->examine_cursor > directory_last(heap))
 			return 0;
 	}
-	r = backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT);
+	r = back(heap, unit_no, n);
 	if (r) {
-		put_back(heap, unit_no, n);
+		/* a free lane may lie behind what the file can have, or in a hole; the lowest units need the least */
+		unit_no = take_tightest(heap, NULL, n, align_units, ANY);
+		if (unit_no)
+			r = back(heap, unit_no, n);
+	}
+	if (r) {
 		unit_no = take_backed(heap, near, n, align_units);
 		if (unit_no == 0)
 			return cannot_grow(heap, r), 0;
@@ -334,10 +343,7 @@ bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n)
 	if (u == 0 || u + n > SEGMENT_UNITS || !claim(&heap->segments[segment_of_unit(unit_no)], range_mask(u, n)))
 		return false;
 	bucket_update(heap, segment_of_unit(unit_no));
-	if (!backing_ensure(heap, unit_no << UNIT_SHIFT, (uint64_t)n << UNIT_SHIFT))
-		return true;
-	put_back(heap, unit_no, n);
-	return false;
+	return back(heap, unit_no, n) == 0;
 }
 
 /* ---------------------------------------------------------------- releasing */

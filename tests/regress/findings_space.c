@@ -6,7 +6,8 @@
  *     address space, or max_size, and failed;
  *   - holes in live objects (a sparse copy, a restored backup) stayed holes when the heap was opened;
  *   - a full heap with free slots or units only where nobody had looked yet said ENOMEM once;
- *   - bytes behind the heap's end came back as zeros of fm_calloc.
+ *   - bytes behind the heap's end came back as zeros of fm_calloc;
+ *   - with a second thread, free units in the lanes of a heap at its limit were not found.
  *
  * Each case runs in a child with a time limit: a crash or a hang is a failure.
  */
@@ -15,6 +16,7 @@
 
 #include <linux/fiemap.h>
 #include <linux/fs.h>
+#include <pthread.h>
 #include <sys/ioctl.h>
 
 #define KIB ((size_t)1024)
@@ -446,6 +448,78 @@ static void test_garbage_tails(void **state)
 	passes(garbage_tails, NULL);
 }
 
+/* ---------------------------------------------------------------- two threads at the limit */
+
+#define LIMIT_UNITS 34
+#define KEPT_OF     8 /* one unit in so many stays in use: no lane is free */
+
+static struct {
+	fm_heap *heap;
+	pthread_barrier_t turn;
+} beside;
+
+/* A thread that has a cache of the heap, and does nothing. */
+static void *rest(void *arg)
+{
+	(void)arg;
+	proc_must(fm_malloc(beside.heap, 100) != NULL);
+	pthread_barrier_wait(&beside.turn);
+	pthread_barrier_wait(&beside.turn);
+	return NULL;
+}
+
+static void limited_beside(size_t size, bool reopens)
+{
+	const struct fm_options options = { SIZE_OPTIONS, .max_size = LIMIT_UNITS * UNIT };
+	void *units[LIMIT_UNITS];
+	unsigned n = 0, freed = 0;
+	uint64_t bytes = 0;
+	pthread_t thread;
+
+	beside.heap = fm_open(path, FM_CREATE | FM_EXCL, &options);
+	proc_must(beside.heap != NULL);
+	while (n < LIMIT_UNITS && (units[n] = fm_malloc(beside.heap, UNIT)))
+		n++;
+	for (unsigned i = 1; i < n - 1; i++) {
+		if (i % KEPT_OF) {
+			proc_must(fm_free(units[i]) == 0);
+			freed++;
+		}
+	}
+	if (reopens) {
+		proc_must(fm_close(beside.heap) == 0);
+		beside.heap = fm_open(path, 0, &options);
+		proc_must(beside.heap != NULL);
+	} else {
+		proc_must(fm_trim(beside.heap, 0) >= 0);
+	}
+	proc_must(pthread_barrier_init(&beside.turn, NULL, 2) == 0);
+	proc_must(pthread_create(&thread, NULL, rest, NULL) == 0);
+	pthread_barrier_wait(&beside.turn);
+	while (fm_malloc(beside.heap, size))
+		bytes += size;
+	/* the other thread has one of the units; and what slots of this size leave of each */
+	proc_must(bytes >= (freed - 2) * (UNIT / size * size));
+	pthread_barrier_wait(&beside.turn);
+	proc_must(pthread_join(thread, NULL) == 0);
+	pthread_barrier_destroy(&beside.turn);
+	proc_must(proc_check(beside.heap) == 0 && fm_close(beside.heap) == 0 && unlink(path) == 0);
+}
+
+static int limits_beside(void *arg)
+{
+	(void)arg;
+	for (unsigned i = 0; i < 4; i++)
+		limited_beside(i & 1 ? UNIT : 1000, i & 2);
+	return 0;
+}
+
+static void test_limits_beside(void **state)
+{
+	(void)state;
+	passes(limits_beside, NULL);
+}
+
 #define FULL(which) \
 	{ "test_full_" #which, test_full, before, NULL, &which }
 
@@ -460,6 +534,7 @@ int main(void)
 		FULL(units_closed),
 		FULL(units_killed),
 		cmocka_unit_test_setup(test_garbage_tails, before),
+		cmocka_unit_test_setup(test_limits_beside, before),
 	};
 
 	return cmocka_run_group_tests_name("findings_space", tests, setup, teardown);
