@@ -20,11 +20,15 @@
 static int metadata(struct track *track, uint64_t from, uint64_t to)
 {
 	uint64_t page_size = os->page_size();
-	bool is_new = pageset_add(&track->metadata, from / LENGTH_PAGE, to / LENGTH_PAGE);
 
-	/* what is noted is open, and is read-only again after the next commit */
-	if (!is_new && pageset_has(&track->noted, from / LENGTH_PAGE))
+	/* metadata is read-only, or noted and open */
+	if (!pageset_add(&track->metadata, from / LENGTH_PAGE, to / LENGTH_PAGE))
 		return 0;
+	if (pageset_next(&track->noted, from / LENGTH_PAGE) < to / LENGTH_PAGE) {
+		/* the program declared something there before: open until the next commit, which finds it */
+		pageset_add(&track->noted, from / LENGTH_PAGE, to / LENGTH_PAGE);
+		return 0;
+	}
 	from = round_down(from, page_size);
 	return os->protect(track->store->base + from, round_up(to, page_size) - from, true, false);
 }
@@ -129,13 +133,13 @@ static int open_declared(struct track *track)
 
 /* What was metadata before its segment was freed is read-only, as if it still were: were it taken out of the set, a
  * rollback would have to put it back. The program's own stores there are found by their faults, but the kernel's
- * (read(2) into an object) fail. Also where it is open already, which nobody knows for certain: a system call. */
+ * (read(2) into an object) fail. */
 static int open_metadata(struct track *track, uint64_t from, uint64_t to)
 {
 	while (from < to) {
 		uint64_t end = min_u64(round_down(from, LENGTH_PAGE) + LENGTH_PAGE, to);
 
-		if (pageset_has(&track->metadata, from / LENGTH_PAGE)) {
+		if (pageset_has(&track->metadata, from / LENGTH_PAGE) && !pageset_has(&track->noted, from / LENGTH_PAGE)) {
 			int r = track_open_granules(track, from, end);
 
 			if (r)
