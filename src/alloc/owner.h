@@ -144,8 +144,9 @@ static forced_inline bool window_take(struct tcache *tcache, const struct window
 
 	if (unlikely(free == 0))
 		return false;
+	/* the mask is of low bits: the lowest bit that is 0 is that of a slot. The next call waits for this store */
+	truth_store_own(word, live | (live + 1));
 	slot = lowest_bit_u64(free);
-	truth_store_own(word, with_bit(live, slot));
 	*p = window->base + slot * (uint64_t)window->slot_size;
 	return true;
 }

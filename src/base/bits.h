@@ -67,7 +67,7 @@ static inline unsigned highest_bit(uint64_t x)
 	return 63u - (unsigned)__builtin_clzll(x);
 }
 
-/* Clear bit `i` mod 64 of *x; was it set? One instruction and a flag, which compilers don't find; so with_bit. */
+/* Clear bit `i` mod 64 of *x; was it set? One instruction and a flag, which compilers don't find. */
 static inline bool take_bit(uint64_t *x, uint64_t i)
 {
 	bool was_set;
@@ -84,17 +84,6 @@ static inline bool take_bit(uint64_t *x, uint64_t i)
 static inline bool bit_is_set(uint64_t x, uint64_t i)
 {
 	return x >> i % 64 & 1;
-}
-
-/* `x` with bit `i` mod 64 set. */
-static inline uint64_t with_bit(uint64_t x, uint64_t i)
-{
-#if defined(__x86_64__)
-	__asm__("btsq %1, %0" : "+r"(x) : "r"(i) : "cc");
-	return x;
-#else
-	return x | UINT64_C(1) << i % 64;
-#endif
 }
 
 static inline unsigned count_bits(uint64_t x)
