@@ -362,6 +362,11 @@ FM_API int fm_trim(fm_heap *heap, size_t keep_bytes);
 /* The original interface. fmalloc_init opens `filepath` (created when missing), makes `*init` true if
  * the heap is new and false if it was there, and returns NULL with errno on failure. The first heap
  * that a process opens is the target of every thread that sets none.
+ *
+ * A thread whose target is closed has set none from then on, also if another heap gets the handle later. If another
+ * thread closed it, this holds from the thread's next call that uses the target (fmalloc, fmalloc_get_target, fcalloc, ...)
+ * or opens or closes a heap; before that its fm_ptr<T> members count from where the closed heap was: call
+ * fmalloc_set_target first.
  */
 FM_API struct fm_info *fmalloc_init(const char *filepath, bool *init);
 FM_API void fmalloc_set_target(struct fm_info *fi);
