@@ -16,6 +16,9 @@
  * of this library exits, aborts or prints (FMALLOC_DEBUG=abort in the environment asks for an abort at
  * a detected misuse).
  *
+ * No function is a cancellation point (pthreads(7)), and none may be cancelled asynchronously. What fm_walk() and
+ * fm_check() call runs with cancellation disabled; what fm_root_each() calls and the misuse handler may be cancelled.
+ *
  * Durability in short. In a live heap (the default) a store into the heap is in the file at once as far as
  * processes can tell, so killing the process loses nothing; the device has it after fm_sync() or fm_close(),
  * or when the kernel writes it back. In an atomic heap (FM_ATOMIC) stores are the process's own until
