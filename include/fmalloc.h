@@ -381,34 +381,47 @@ FM_API struct fm_info *fmalloc_get_target(void);
 FM_API void *fmalloc(size_t size);
 FM_API void ffree(void *addr);
 
+/* The rest of the family likewise: errno and fm_last_error() are fmalloc_get_target()'s where there is no target. */
 static inline void *fcalloc(size_t n, size_t size)
 {
-	return fm_calloc(fmalloc_get_target(), n, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_calloc(target, n, size) : NULL;
 }
 
 static inline void *frealloc(void *p, size_t size)
 {
-	return fm_realloc(fmalloc_get_target(), p, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_realloc(target, p, size) : NULL;
 }
 
 static inline void *freallocarray(void *p, size_t n, size_t size)
 {
-	return fm_reallocarray(fmalloc_get_target(), p, n, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_reallocarray(target, p, n, size) : NULL;
 }
 
 static inline void *faligned_alloc(size_t alignment, size_t size)
 {
-	return fm_aligned_alloc(fmalloc_get_target(), alignment, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_aligned_alloc(target, alignment, size) : NULL;
 }
 
 static inline char *fstrdup(const char *s)
 {
-	return fm_strdup(fmalloc_get_target(), s);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_strdup(target, s) : NULL;
 }
 
 static inline char *fstrndup(const char *s, size_t n)
 {
-	return fm_strndup(fmalloc_get_target(), s, n);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_strndup(target, s, n) : NULL;
 }
 
 static inline size_t fmalloc_usable_size(const void *p)
