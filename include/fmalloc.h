@@ -82,7 +82,8 @@ typedef struct fm_info fm_heap;
 #define FM_NO_CHECKPOINT 0x8u /* fm_options.disable: no threads of our own; commits do their work */
 
 struct fm_options {
-	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */
+	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0. Longer than this version's,
+	                           from a newer header: EINVAL if a byte behind the members known here is not 0 */
 	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows */
 	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
@@ -499,7 +500,8 @@ FM_API int fm_root_each(fm_heap *heap,
 /* ---------------------------------------------------------------- looking into a heap */
 
 struct fm_statistics {
-	size_t size;            /* set by the caller to sizeof(struct fm_statistics) */
+	size_t size;            /* set by the caller to sizeof(struct fm_statistics); if that is more than this version
+	                           knows the rest becomes 0, and nothing is written beyond it */
 	uint64_t file_size;     /* bytes, as in st_size */
 	uint64_t disk_size;     /* bytes, st_blocks * 512; 0: the program has closed the descriptor */
 	uint64_t max_size;      /* bytes that the file may grow to */

@@ -3,6 +3,7 @@
 #include "../alloc/walk.h"
 #include "../base/status.h"
 #include "registry.h"
+#include "sizes.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -17,7 +18,7 @@ int fm_stats(fm_heap *handle, struct fm_statistics *stats)
 
 	if (!heap)
 		return -1;
-	if (!stats || stats->size < sizeof(stats->size))
+	if (!stats || stats->size < sizeof(stats->size) || stats->size > FM_STRUCT_MAX)
 		return fail(EINVAL, "fm_stats.size is not set");
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = walk_stats(heap, &all);
@@ -26,6 +27,8 @@ int fm_stats(fm_heap *handle, struct fm_statistics *stats)
 		return -1;
 	size = stats->size;
 	memcpy(stats, &all, size < sizeof(all) ? size : sizeof(all));
+	if (size > sizeof(all))
+		memset((char *)stats + sizeof(all), 0, size - sizeof(all));
 	stats->size = size;
 	return 0;
 }

@@ -229,6 +229,28 @@ static void a_shorter_struct_of_statistics(void **state)
 	close_checked(heap);
 }
 
+static void a_longer_struct_of_statistics(void **state)
+{
+	fm_heap *heap = create_heap();
+	struct {
+		struct fm_statistics known;
+		unsigned char more[64];
+	} s;
+
+	(void)state;
+	assert_non_null(fm_malloc(heap, 10));
+	memset(&s, 0xee, sizeof s);
+	s.known.size = sizeof s - 8;
+	assert_int_equal(fm_stats(heap, &s.known), 0);
+	assert_int_equal(s.known.size, sizeof s - 8);
+	assert_int_equal(s.known.live_objects, 1);
+	for (size_t i = 0; i < sizeof s.more; i++)
+		assert_int_equal(s.more[i], i < sizeof s.more - 8 ? 0 : 0xee);
+	s.known.size = SIZE_MAX; /* not a size */
+	FAILS(fm_stats(heap, &s.known), -1, EINVAL);
+	close_checked(heap);
+}
+
 struct walk {
 	const char *last;
 	unsigned count, stop_at;
@@ -401,6 +423,7 @@ int main(void)
 		API_TEST(statistics),
 		API_TEST(freed_space_is_counted),
 		API_TEST(a_shorter_struct_of_statistics),
+		API_TEST(a_longer_struct_of_statistics),
 		API_TEST(walks),
 		API_TEST(the_verifier_finds_damage),
 		API_TEST(texts_belong_to_threads),
