@@ -485,15 +485,17 @@ struct fm_offset;
 FM_API int fm_root_set(fm_heap *heap, const char *name, void *p, uint64_t type_tag);
 
 /* The address published under `name`. NULL with errno ENOENT: no such root; EPROTOTYPE: its tag is
- * another; EFAULT: its object was freed and the file has become shorter since; 0: NULL was published. */
+ * another; EFAULT: its object was freed and the file has become shorter since; 0: NULL was published;
+ * EINVAL (no name of 1 to 255 bytes), EBADF, EPERM. */
 FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
 
-/* Take the name away; the object stays. 0, or -1 with errno ENOENT, EROFS, EBADF, EPERM. */
+/* Take the name away; the object stays. 0, or -1 with errno ENOENT, EINVAL (no name of 1 to 255 bytes), EROFS, EBADF,
+ * EPERM. */
 FM_API int fm_root_remove(fm_heap *heap, const char *name);
 
 /* Call `visit` for each root, in no order, until it returns something else than 0; returns that, or 0 at
- * the end, or -1 with errno. `p` is NULL also where fm_root_get says EFAULT. `visit` may call anything but
- * what changes roots. */
+ * the end, or -1 with errno (EINVAL if `visit` is NULL). `p` is NULL also where fm_root_get says EFAULT. `visit` may
+ * call anything but what changes roots. */
 FM_API int fm_root_each(fm_heap *heap,
                         int (*visit)(const char *name, void *p, uint64_t type_tag, void *arg), void *arg);
 
@@ -537,7 +539,7 @@ struct fm_statistics {
 FM_API int fm_stats(fm_heap *heap, struct fm_statistics *stats);
 
 /* Call `visit` for each live object, by rising address, until it returns something else than 0; returns
- * that, or 0 at the end, or -1 with errno. What the library keeps for named roots is left out. `visit`
+ * that, or 0 at the end, or -1 with errno (EINVAL if `visit` is NULL). What the library keeps for named roots is left out. `visit`
  * may free the object that it was called for; it must return (no longjmp). Call it when no other thread is
  * changing the heap. */
 FM_API int fm_walk(fm_heap *heap, int (*visit)(void *p, size_t usable_size, void *arg), void *arg);
