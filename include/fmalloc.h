@@ -46,7 +46,8 @@ extern "C" {
 #define FM_VERSION "0.1.0"
 
 /* The heap's first page after the superblock belongs to the application: 4096 bytes at
- * `(char *)heap->mem + PAGE_SIZE`, zero in a new heap, never touched by the library. */
+ * `(char *)heap->mem + PAGE_SIZE`, zero in a new heap, never touched by the library. The number is the file format's,
+ * and the same on machines whose pages are larger: ask sysconf(3) for those. */
 #ifndef PAGE_SIZE
 #define PAGE_SIZE (4096)
 #endif
@@ -84,8 +85,10 @@ typedef struct fm_info fm_heap;
 struct fm_options {
 	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0. Longer than this version's,
 	                           from a newer header: EINVAL if a byte behind the members known here is not 0 */
-	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows */
-	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
+	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows. Less than the size
+	                           that the file has counts as that size; a new one has 128 KiB: less is EINVAL */
+	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused. An atomic heap takes
+	                           twice as much */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
 	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_SYNC, FM_NO_CHECKPOINT */
@@ -130,7 +133,9 @@ struct fm_options {
  *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
  *                        FM_DECLARED, which is the program's to ask for
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
- *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
+ *             EMFILE     no descriptor is free, or 1024 heaps are open in this process (in a forked child those of
+ *                        the parent count)
+ *             ENOMEM, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.
  * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
  * Cost      independent of the heap's size. After a crash of an atomic heap, the journal's length on top.
