@@ -16,6 +16,9 @@
  * of this library exits, aborts or prints (FMALLOC_DEBUG=abort in the environment asks for an abort at
  * a detected misuse).
  *
+ * No function is a cancellation point (pthreads(7)), and none may be cancelled asynchronously. What fm_walk() and
+ * fm_check() call runs with cancellation disabled; what fm_root_each() calls and the misuse handler may be cancelled.
+ *
  * Durability in short. In a live heap (the default) a store into the heap is in the file at once as far as
  * processes can tell, so killing the process loses nothing; the device has it after fm_sync() or fm_close(),
  * or when the kernel writes it back. In an atomic heap (FM_ATOMIC) stores are the process's own until
@@ -43,7 +46,8 @@ extern "C" {
 #define FM_VERSION "0.1.0"
 
 /* The heap's first page after the superblock belongs to the application: 4096 bytes at
- * `(char *)heap->mem + PAGE_SIZE`, zero in a new heap, never touched by the library. */
+ * `(char *)heap->mem + PAGE_SIZE`, zero in a new heap, never touched by the library. The number is the file format's,
+ * and the same on machines whose pages are larger: ask sysconf(3) for those. */
 #ifndef PAGE_SIZE
 #define PAGE_SIZE (4096)
 #endif
@@ -79,9 +83,12 @@ typedef struct fm_info fm_heap;
 #define FM_NO_CHECKPOINT 0x8u /* fm_options.disable: no threads of our own; commits do their work */
 
 struct fm_options {
-	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0 */
-	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows */
-	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused */
+	size_t size;            /* sizeof(struct fm_options); what lies beyond it reads as 0. Longer than this version's,
+	                           from a newer header: EINVAL if a byte behind the members known here is not 0 */
+	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows. Less than the size
+	                           that the file has counts as that size; a new one has 128 KiB: less is EINVAL */
+	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused. An atomic heap takes
+	                           twice as much */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
 	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_SYNC, FM_NO_CHECKPOINT */
@@ -126,7 +133,9 @@ struct fm_options {
  *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
  *                        FM_DECLARED, which is the program's to ask for
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
- *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
+ *             EMFILE     no descriptor is free, or 1024 heaps are open in this process (in a forked child those of
+ *                        the parent count)
+ *             ENOMEM, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.
  * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
  * Cost      independent of the heap's size. After a crash of an atomic heap, the journal's length on top.
@@ -362,6 +371,11 @@ FM_API int fm_trim(fm_heap *heap, size_t keep_bytes);
 /* The original interface. fmalloc_init opens `filepath` (created when missing), makes `*init` true if
  * the heap is new and false if it was there, and returns NULL with errno on failure. The first heap
  * that a process opens is the target of every thread that sets none.
+ *
+ * A thread whose target is closed has set none from then on, also if another heap gets the handle later. If another
+ * thread closed it, this holds from the thread's next call that uses the target (fmalloc, fmalloc_get_target, fcalloc, ...)
+ * or opens or closes a heap; before that its fm_ptr<T> members count from where the closed heap was: call
+ * fmalloc_set_target first.
  */
 FM_API struct fm_info *fmalloc_init(const char *filepath, bool *init);
 FM_API void fmalloc_set_target(struct fm_info *fi);
@@ -373,34 +387,47 @@ FM_API struct fm_info *fmalloc_get_target(void);
 FM_API void *fmalloc(size_t size);
 FM_API void ffree(void *addr);
 
+/* The rest of the family likewise: errno and fm_last_error() are fmalloc_get_target()'s where there is no target. */
 static inline void *fcalloc(size_t n, size_t size)
 {
-	return fm_calloc(fmalloc_get_target(), n, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_calloc(target, n, size) : NULL;
 }
 
 static inline void *frealloc(void *p, size_t size)
 {
-	return fm_realloc(fmalloc_get_target(), p, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_realloc(target, p, size) : NULL;
 }
 
 static inline void *freallocarray(void *p, size_t n, size_t size)
 {
-	return fm_reallocarray(fmalloc_get_target(), p, n, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_reallocarray(target, p, n, size) : NULL;
 }
 
 static inline void *faligned_alloc(size_t alignment, size_t size)
 {
-	return fm_aligned_alloc(fmalloc_get_target(), alignment, size);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_aligned_alloc(target, alignment, size) : NULL;
 }
 
 static inline char *fstrdup(const char *s)
 {
-	return fm_strdup(fmalloc_get_target(), s);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_strdup(target, s) : NULL;
 }
 
 static inline char *fstrndup(const char *s, size_t n)
 {
-	return fm_strndup(fmalloc_get_target(), s, n);
+	fm_heap *target = fmalloc_get_target();
+
+	return target ? fm_strndup(target, s, n) : NULL;
 }
 
 static inline size_t fmalloc_usable_size(const void *p)
@@ -463,22 +490,25 @@ struct fm_offset;
 FM_API int fm_root_set(fm_heap *heap, const char *name, void *p, uint64_t type_tag);
 
 /* The address published under `name`. NULL with errno ENOENT: no such root; EPROTOTYPE: its tag is
- * another; EFAULT: its object was freed and the file has become shorter since; 0: NULL was published. */
+ * another; EFAULT: its object was freed and the file has become shorter since; 0: NULL was published;
+ * EINVAL (no name of 1 to 255 bytes), EBADF, EPERM. */
 FM_API void *fm_root_get(fm_heap *heap, const char *name, uint64_t type_tag);
 
-/* Take the name away; the object stays. 0, or -1 with errno ENOENT, EROFS, EBADF, EPERM. */
+/* Take the name away; the object stays. 0, or -1 with errno ENOENT, EINVAL (no name of 1 to 255 bytes), EROFS, EBADF,
+ * EPERM. */
 FM_API int fm_root_remove(fm_heap *heap, const char *name);
 
 /* Call `visit` for each root, in no order, until it returns something else than 0; returns that, or 0 at
- * the end, or -1 with errno. `p` is NULL also where fm_root_get says EFAULT. `visit` may call anything but
- * what changes roots. */
+ * the end, or -1 with errno (EINVAL if `visit` is NULL). `p` is NULL also where fm_root_get says EFAULT. `visit` may
+ * call anything but what changes roots. */
 FM_API int fm_root_each(fm_heap *heap,
                         int (*visit)(const char *name, void *p, uint64_t type_tag, void *arg), void *arg);
 
 /* ---------------------------------------------------------------- looking into a heap */
 
 struct fm_statistics {
-	size_t size;            /* set by the caller to sizeof(struct fm_statistics) */
+	size_t size;            /* set by the caller to sizeof(struct fm_statistics); if that is more than this version
+	                           knows the rest becomes 0, and nothing is written beyond it */
 	uint64_t file_size;     /* bytes, as in st_size */
 	uint64_t disk_size;     /* bytes, st_blocks * 512; 0: the program has closed the descriptor */
 	uint64_t max_size;      /* bytes that the file may grow to */
@@ -514,7 +544,7 @@ struct fm_statistics {
 FM_API int fm_stats(fm_heap *heap, struct fm_statistics *stats);
 
 /* Call `visit` for each live object, by rising address, until it returns something else than 0; returns
- * that, or 0 at the end, or -1 with errno. What the library keeps for named roots is left out. `visit`
+ * that, or 0 at the end, or -1 with errno (EINVAL if `visit` is NULL). What the library keeps for named roots is left out. `visit`
  * may free the object that it was called for; it must return (no longjmp). Call it when no other thread is
  * changing the heap. */
 FM_API int fm_walk(fm_heap *heap, int (*visit)(void *p, size_t usable_size, void *arg), void *arg);

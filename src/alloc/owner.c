@@ -267,6 +267,8 @@ struct tcache *tcache_attach(struct heap *heap)
 	tcache = thread->cache[heap->slot];
 	if (tcache && tcache->heap == heap)
 		return tcache;
+	if (thread_target == tcache)
+		thread_target = &tcache_none; /* it was another heap's, which was the target: target_use() finds the next */
 	if (!tcache) {
 		tcache = pool_get_tcache();
 		if (!tcache)

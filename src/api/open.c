@@ -3,6 +3,7 @@
 #include "../base/status.h"
 #include "process.h"
 #include "registry.h"
+#include "sizes.h"
 #include "target.h"
 
 #include <errno.h>
@@ -16,6 +17,13 @@
 /* What a program frees it mostly needs again within seconds. */
 #define DECAY_MS 10000
 
+static bool is_zero_behind(const uint8_t *bytes, size_t from, size_t to)
+{
+	while (from < to && bytes[from] == 0)
+		from++;
+	return from >= to;
+}
+
 /* The caller's options, with zeros for what its version of the struct does not have. */
 static int read_options(struct fm_options *out, const struct fm_options *in)
 {
@@ -24,6 +32,9 @@ static int read_options(struct fm_options *out, const struct fm_options *in)
 		return 0;
 	if (in->size < sizeof(in->size))
 		return fail(EINVAL, "fm_options.size is not set");
+	/* what a newer version has and asks for, and what is no size at all */
+	if (in->size > FM_STRUCT_MAX || !is_zero_behind((const uint8_t *)in, sizeof(*out), in->size))
+		return fail(EINVAL, "fm_options has members that this version does not know");
 	memcpy(out, in, in->size < sizeof(*out) ? in->size : sizeof(*out));
 	if (out->disable & ~ALL_DISABLE || out->wait_ms < 0 || out->decay_ms < -1 ||
 	    (out->sector != 0 && out->sector != 64 && out->sector != 512 && out->sector != 4096))

@@ -49,5 +49,9 @@ int fm_root_each(fm_heap *handle,
 {
 	struct heap *heap = registry_usable(handle);
 
-	return heap ? roots_each(heap, visit, arg) : -1;
+	if (!heap)
+		return -1;
+	if (!visit)
+		return fail(EINVAL, "fm_root_each needs a function to call");
+	return roots_each(heap, visit, arg);
 }

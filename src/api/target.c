@@ -13,17 +13,45 @@ FM_API __thread uint64_t __fm_addr_base;
 extern uint64_t __fm_first_base;
 FM_API uint64_t __fm_first_base;
 
-/* What the thread has set, or NULL. Not in its struct thread, which is gone when late destructors run. */
+/* What the thread has set, or NULL, and which opening of the handle that was. Not in its struct thread, which is gone
+ * when late destructors run. __fm_addr_base always belongs to it. */
 static __thread struct heap *chosen;
+static __thread uint64_t chosen_serial;
+
+static void choose(struct heap *heap)
+{
+	chosen = heap;
+	chosen_serial = heap ? heap->serial : 0;
+	__fm_addr_base = heap ? (uint64_t)(uintptr_t)heap->store.base : 0;
+}
+
+/* Another thread has closed what this one has set; the handle may be another heap's by now. */
+static bool is_gone(void)
+{
+	return !load_acquire(&chosen->is_open) || load_relaxed(&chosen->serial) != chosen_serial;
+}
+
+/* What the thread works on: fmalloc() and fm_ptr<T> go on with the first heap together, or not at all. */
+static struct heap *current(void)
+{
+	struct heap *first;
+
+	if (chosen && is_gone())
+		choose(NULL);
+	if (chosen && *chosen->alive)
+		return chosen;
+	first = registry_first();
+	/* the parent's target stays for reading, until the child has a heap of its own */
+	if (chosen && first && *first->alive)
+		choose(NULL);
+	return first;
+}
 
 struct heap *target_heap(void)
 {
-	struct heap *heap = chosen;
+	struct heap *heap = current();
 	enum fm_misuse_kind kind;
 
-	/* closed meanwhile, or the parent's */
-	if (!heap || !load_acquire(&heap->is_open) || !*heap->alive)
-		heap = registry_first();
 	if (!heap)
 		return fail(EINVAL, "no heap is open: there is no target"), NULL;
 	if (heap_is_usable(heap, &kind)) {
@@ -56,8 +84,7 @@ void fmalloc_set_target(struct fm_info *fi)
 
 	if (fi && !heap)
 		return;
-	__fm_addr_base = heap ? (uint64_t)(uintptr_t)heap->store.base : 0;
-	chosen = heap;
+	choose(heap);
 	thread_target = &tcache_none; /* the next call finds the cache */
 }
 
@@ -67,16 +94,12 @@ void target_refresh(void)
 
 	store_relaxed(&__fm_first_base, first ? (uint64_t)(uintptr_t)first->store.base : 0);
 	/* a child that opens a heap of its own leaves its parent's target */
-	if (chosen && !*chosen->alive) {
-		chosen = NULL;
-		__fm_addr_base = 0;
-	}
+	if (chosen && (is_gone() || !*chosen->alive))
+		choose(NULL);
 }
 
 void target_forget(struct heap *heap)
 {
-	if (__fm_addr_base == (uint64_t)(uintptr_t)heap->store.base)
-		__fm_addr_base = 0;
 	if (chosen == heap)
-		chosen = NULL;
+		choose(NULL);
 }

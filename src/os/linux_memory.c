@@ -9,12 +9,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#ifndef MAP_FIXED_NOREPLACE
+#define MAP_FIXED_NOREPLACE 0x100000
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
 #ifndef MADV_WIPEONFORK
 #define MADV_WIPEONFORK 18
 #endif
+
+/* Where a new mapping goes. A plain hint is passed over by some kernels although the place is free: where a page lies
+ * right behind it. Kernels before 4.17 do not know the flag, and take the address for a hint. */
+static int place(const void *at, bool replace)
+{
+	return replace ? MAP_FIXED : at ? MAP_FIXED_NOREPLACE : 0;
+}
 
 static int result_of(int r)
 {
@@ -23,7 +33,7 @@ static int result_of(int r)
 
 int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result)
 {
-	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | (replace ? MAP_FIXED : 0), fd, 0);
+	void *p = mmap(at, len, PROT_NONE, MAP_SHARED | place(at, replace), fd, 0);
 
 	if (p == MAP_FAILED)
 		return -errno;
@@ -34,7 +44,7 @@ int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **res
 int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result)
 {
 	/* NORESERVE: what is written is copied page by page, and is not the whole reservation */
-	void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | (replace ? MAP_FIXED : 0), fd, 0);
+	void *p = mmap(at, len, PROT_NONE, MAP_PRIVATE | MAP_NORESERVE | place(at, replace), fd, 0);
 
 	if (p == MAP_FAILED)
 		return -errno;

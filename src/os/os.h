@@ -76,8 +76,8 @@ struct os_calls {
 	int (*next_hole)(int fd, uint64_t *off);                       /* SEEK_HOLE */
 	int (*clone_file)(int to, int from);                           /* reflink; EOPNOTSUPP, EXDEV, EINVAL: can't */
 
-	/* Memory. `at` is a hint, the result may lie elsewhere; with `replace` it is where the caller has a
-	 * reservation that this one takes the place of. */
+	/* Memory. `at` is NULL, or a place that is used if it is free; else EEXIST, or the result lies elsewhere. With `replace`
+	 * it is where the caller has a reservation that this one takes the place of. */
 	int (*reserve_file)(int fd, void *at, bool replace, uint64_t len, void **result); /* shared, PROT_NONE */
 	int (*reserve_private)(int fd, void *at, bool replace, uint64_t len, void **result); /* copy on write, PROT_NONE */
 	int (*reserve_memory)(uint64_t len, void **result);                   /* anonymous, PROT_NONE */

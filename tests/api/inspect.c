@@ -55,6 +55,9 @@ static void roots_are_replaced_and_removed(void **state)
 	assert_int_equal(fm_root_remove(heap, "it"), 0);
 	FAILS(fm_root_get(heap, "it", 2), NULL, ENOENT);
 	FAILS(fm_root_remove(heap, "it"), -1, ENOENT);
+	FAILS(fm_root_remove(heap, ""), -1, EINVAL);
+	FAILS(fm_root_remove(heap, NULL), -1, EINVAL);
+	FAILS(fm_root_get(heap, "", 1), NULL, EINVAL);
 	assert_true(fm_usable_size(p) >= 10 && fm_usable_size(q) >= 10); // the objects stay
 	assert_int_equal(live_objects(heap), 2);
 	assert_int_equal(fm_root_set(heap, "it", p, 1), 0);
@@ -136,6 +139,20 @@ static void a_root_set_for_ever_costs_nothing(void **state)
 	assert_int_equal(fm_stats(heap, &after), 0);
 	assert_true(after.file_size <= before.file_size + 512 * KIB);
 	assert_int_equal(after.live_objects, before.live_objects);
+	close_checked(heap);
+}
+
+/* Nothing to call is an error whether there is something to call it for or not. */
+static void visitors_are_needed(void **state)
+{
+	fm_heap *heap = create_heap();
+
+	(void)state;
+	FAILS(fm_root_each(heap, NULL, NULL), -1, EINVAL);
+	FAILS(fm_walk(heap, NULL, NULL), -1, EINVAL);
+	assert_int_equal(fm_root_set(heap, "it", fm_malloc(heap, 10), 1), 0);
+	FAILS(fm_root_each(heap, NULL, NULL), -1, EINVAL);
+	FAILS(fm_walk(heap, NULL, NULL), -1, EINVAL);
 	close_checked(heap);
 }
 
@@ -226,6 +243,28 @@ static void a_shorter_struct_of_statistics(void **state)
 	assert_int_equal(s.live_objects, 1);
 	for (size_t i = len; i < sizeof s; i++)
 		assert_int_equal(((unsigned char *)&s)[i], 0xee);
+	close_checked(heap);
+}
+
+static void a_longer_struct_of_statistics(void **state)
+{
+	fm_heap *heap = create_heap();
+	struct {
+		struct fm_statistics known;
+		unsigned char more[64];
+	} s;
+
+	(void)state;
+	assert_non_null(fm_malloc(heap, 10));
+	memset(&s, 0xee, sizeof s);
+	s.known.size = sizeof s - 8;
+	assert_int_equal(fm_stats(heap, &s.known), 0);
+	assert_int_equal(s.known.size, sizeof s - 8);
+	assert_int_equal(s.known.live_objects, 1);
+	for (size_t i = 0; i < sizeof s.more; i++)
+		assert_int_equal(s.more[i], i < sizeof s.more - 8 ? 0 : 0xee);
+	s.known.size = SIZE_MAX; /* not a size */
+	FAILS(fm_stats(heap, &s.known), -1, EINVAL);
 	close_checked(heap);
 }
 
@@ -397,10 +436,12 @@ int main(void)
 		API_TEST(roots_are_replaced_and_removed),
 		API_TEST(many_roots),
 		API_TEST(a_root_set_for_ever_costs_nothing),
+		API_TEST(visitors_are_needed),
 		API_TEST(roots_and_threads),
 		API_TEST(statistics),
 		API_TEST(freed_space_is_counted),
 		API_TEST(a_shorter_struct_of_statistics),
+		API_TEST(a_longer_struct_of_statistics),
 		API_TEST(walks),
 		API_TEST(the_verifier_finds_damage),
 		API_TEST(texts_belong_to_threads),

@@ -288,6 +288,15 @@ static void heap_of_an_address(void **state)
 
 static fm_heap *heap_a, *heap_b;
 
+/* fmalloc's words, not those on a heap that is NULL, which the program has not named. */
+static bool is_about_target(void)
+{
+	bool is = strstr(fm_last_error(), "there is no target") != NULL;
+
+	fm_malloc(NULL, 1);
+	return is && !strstr(fm_last_error(), "there is no target");
+}
+
 static void no_target(void)
 {
 	errno = 0;
@@ -295,17 +304,17 @@ static void no_target(void)
 	errno = 0;
 	NEED(!fmalloc(10) && errno == EINVAL && fm_last_error()[0]);
 	errno = 0;
-	NEED(!fcalloc(1, 10) && errno == EINVAL);
+	NEED(!fcalloc(1, 10) && errno == EINVAL && is_about_target());
 	errno = 0;
-	NEED(!frealloc(NULL, 10) && errno == EINVAL);
+	NEED(!frealloc(NULL, 10) && errno == EINVAL && is_about_target());
 	errno = 0;
-	NEED(!freallocarray(NULL, 1, 10) && errno == EINVAL);
+	NEED(!freallocarray(NULL, 1, 10) && errno == EINVAL && is_about_target());
 	errno = 0;
-	NEED(!faligned_alloc(16, 10) && errno == EINVAL);
+	NEED(!faligned_alloc(16, 10) && errno == EINVAL && is_about_target());
 	errno = 0;
-	NEED(!fstrdup("text") && errno == EINVAL);
+	NEED(!fstrdup("text") && errno == EINVAL && is_about_target());
 	errno = 0;
-	NEED(!fstrndup("text", 2) && errno == EINVAL);
+	NEED(!fstrndup("text", 2) && errno == EINVAL && is_about_target());
 	errno = 0;
 	ffree(NULL);
 	NEED(errno == 0);

@@ -104,6 +104,62 @@ static void a_sparse_file_of_zeros_becomes_a_heap(void **state)
 	close_checked(heap);
 }
 
+/* A limit below the file's size is that size. */
+static void max_size_below_the_file(void **state)
+{
+	struct fm_options options = { .size = sizeof options, .max_size = 128 * KIB - 1 };
+	struct fm_statistics s = { .size = sizeof s };
+	fm_heap *heap;
+	struct stat st;
+
+	(void)state;
+	FAILS(fm_open(heap_path, FM_CREATE, &options), NULL, EINVAL);
+	options.max_size++;
+	heap = open_or_fail(heap_path, FM_CREATE, &options);
+	assert_int_equal(fm_stats(heap, &s), 0);
+	assert_int_equal(s.max_size, 128 * KIB);
+	close_checked(heap);
+	heap = open_or_fail(heap_path, 0, NULL);
+	memset(fm_malloc(heap, 5 * MIB), 1, 5 * MIB);
+	close_checked(heap);
+	assert_int_equal(stat(heap_path, &st), 0);
+	options.max_size = 1;
+	heap = open_or_fail(heap_path, 0, &options);
+	assert_int_equal(fm_stats(heap, &s), 0);
+	assert_int_equal(s.max_size, st.st_size);
+	FAILS(fm_malloc(heap, 5 * MIB), NULL, ENOMEM);
+	close_checked(heap);
+}
+
+/* The struct of a newer version: what this one does not know must be 0. */
+static void longer_options(void **state)
+{
+	struct {
+		struct fm_options known;
+		unsigned char more[64];
+	} options = { .known = { .size = sizeof options, .max_size = 8 * MIB } };
+	fm_heap *heap;
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof options.more; i += 21) {
+		options.more[i] = 1;
+		FAILS(fm_open(heap_path, FM_CREATE, &options.known), NULL, EINVAL);
+		options.more[i] = 0;
+	}
+	assert_int_equal(access(heap_path, F_OK), -1);
+	heap = open_or_fail(heap_path, FM_CREATE, &options.known);
+	assert_null(fm_malloc(heap, 9 * MIB)); /* max_size was read */
+	close_checked(heap);
+	/* its last byte counts, and what is behind it does not */
+	options.known.size = sizeof options.known + 1;
+	options.more[1] = 1;
+	close_checked(open_or_fail(heap_path, 0, &options.known));
+	options.more[0] = 1;
+	FAILS(fm_open(heap_path, 0, &options.known), NULL, EINVAL);
+	options.known.size = SIZE_MAX; /* not a size */
+	FAILS(fm_open(heap_path, 0, &options.known), NULL, EINVAL);
+}
+
 /* A file that holds anything else is refused, and not a byte of it changes. */
 static void refused_untouched(const void *bytes, size_t len, unsigned flags)
 {
@@ -590,6 +646,8 @@ int main(void)
 		API_TEST(permissions_are_as_asked_for),
 		API_TEST(a_file_of_zeros_becomes_a_heap),
 		API_TEST(a_sparse_file_of_zeros_becomes_a_heap),
+		API_TEST(max_size_below_the_file),
+		API_TEST(longer_options),
 		API_TEST(foreign_files_are_refused),
 		API_TEST(heaps_of_the_original_are_refused_by_name),
 		API_TEST(what_open_refuses),

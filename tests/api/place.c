@@ -83,6 +83,34 @@ static void the_fixed_place_is_taken(void **state)
 	close_checked(heap);
 }
 
+/* A page of somebody else's right behind the place, or right before it, takes nothing of it. */
+static void neighbours_take_nothing(void **state)
+{
+	struct fm_options options = { .size = sizeof options, .address_space = 4 * MIB };
+	unsigned flags[] = { 0, FM_ATOMIC };
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		const char *path = path_of(i ? "atomic.fm" : "live.fm");
+		fm_heap *heap = open_or_fail(path, FM_CREATE | flags[i], &options);
+		struct fm_statistics stats = { .size = sizeof stats };
+		char *home = heap->mem, *before, *behind;
+
+		assert_int_equal(fm_stats(heap, &stats), 0);
+		close_checked(heap);
+		before = mmap(home - 4096, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		behind = mmap(home + stats.address_space, 4096, PROT_READ,
+		              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+		assert_ptr_equal(before, home - 4096);
+		assert_ptr_equal(behind, home + stats.address_space);
+		heap = open_or_fail(path, FM_FIXED | flags[i], &options);
+		assert_ptr_equal(heap->mem, home);
+		close_checked(heap);
+		munmap(before, 4096);
+		munmap(behind, 4096);
+	}
+}
+
 static void two_made_together_open_together(void **state)
 {
 	fm_heap *a = create_heap(), *b = open_or_fail(path_of("b.fm"), FM_CREATE, NULL);
@@ -396,6 +424,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		API_TEST(fixed_in_fresh_processes),
 		API_TEST(the_fixed_place_is_taken),
+		API_TEST(neighbours_take_nothing),
 		API_TEST(two_made_together_open_together),
 		API_TEST(reading_only),
 		API_TEST(reading_only_creates_nothing),

@@ -12,6 +12,7 @@
 
 #include <errno.h>
 #include <sys/mman.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <setjmp.h>
@@ -284,6 +285,150 @@ static void the_first_heap_is_replaced(void **)
 	assert_int_equal(bytes, offset);
 }
 
+/* What a thread finds of its target, which another thread has closed: all three of one heap, and the link right. */
+struct found {
+	fm_heap *target, *allocated;
+	uint64_t base, offset, right;
+};
+
+static void look(struct found *found)
+{
+	struct node *n = (struct node *)fmalloc(sizeof(struct node));
+	found->allocated = fm_heap_of(n);
+	found->target = fmalloc_get_target();
+	found->base = __fm_addr_base;
+	found->offset = bytes_of(fm_ptr<node>(n));
+	found->right = found->allocated ? fm_offset_of(found->allocated, n) : 1;
+}
+
+/* Open heaps until one has the handle `closed`, and leave that one open. */
+static fm_heap *reuse(fm_heap *closed)
+{
+	for (int i = 0; i < 5000; i++) {
+		fm_heap *heap = open_heap();
+		if (!heap || heap == closed)
+			return heap;
+		fm_close(heap);
+	}
+	return NULL;
+}
+
+static void assert_first(const struct found *found, fm_heap *heap)
+{
+	assert_ptr_equal(found->target, heap);
+	assert_ptr_equal(found->allocated, heap);
+	assert_int_equal(found->base, 0);
+	assert_int_equal(found->offset, found->right);
+}
+
+/* The main thread closes the target of another, which goes on with the first heap. */
+static void the_target_is_closed_elsewhere(void **)
+{
+	first = open_heap();
+	second = open_heap();
+	assert_true(first && second);
+
+	struct found found[3] = {};
+	std::atomic<int> step(0);
+	auto wait_for = [&](int n) {
+		while (step != n)
+			std::this_thread::yield();
+	};
+	std::thread t([&] {
+		fmalloc_set_target(second);
+		look(&found[0]);
+		step = 1;
+		wait_for(2);
+		look(&found[1]);
+		look(&found[2]);
+	});
+	wait_for(1);
+	uint64_t base = (uint64_t)second->mem;
+	fm_heap *closed = second;
+	int r = fm_close(second);
+	step = 2;
+	t.join();
+	assert_int_equal(r, 0);
+	assert_ptr_equal(found[0].target, closed);
+	assert_int_equal(found[0].base, base);
+	assert_first(&found[1], first);
+	assert_first(&found[2], first);
+	assert_int_equal(fm_close(first), 0);
+}
+
+/* The same, and an unrelated heap has the closed one's handle when the thread looks. `use` makes the thread allocate
+ * from that heap, so that the thread's cache of the target becomes the cache of the other. */
+static void handle_reused(bool use, bool own_close)
+{
+	first = open_heap();
+	second = open_heap();
+	assert_true(first && second);
+
+	struct found found = {};
+	std::atomic<int> step(0);
+	fm_heap *closed = second, *other = NULL;
+	auto wait_for = [&](int n) {
+		while (step != n)
+			std::this_thread::yield();
+	};
+	std::thread t([&] {
+		fmalloc_set_target(second);
+		fmalloc(sizeof(struct node));
+		if (own_close)
+			fm_close(second);
+		step = 1;
+		wait_for(2);
+		if (use && other)
+			fm_malloc(other, sizeof(struct node));
+		look(&found);
+	});
+	wait_for(1);
+	if (!own_close)
+		fm_close(second);
+	other = reuse(closed);
+	step = 2;
+	t.join();
+	assert_ptr_equal(other, closed);
+	assert_first(&found, first);
+	assert_int_equal(fm_close(other), 0);
+	assert_int_equal(fm_close(first), 0);
+}
+
+static void the_targets_handle_is_reused(void **)
+{
+	handle_reused(false, false);
+	handle_reused(true, false);
+	handle_reused(true, true);
+}
+
+/* A child that opens a heap of its own in another thread than the one that was forked: that one's target was the
+ * parent's, and is the child's now. Without one it stays, for reading. */
+static void the_target_in_a_child(void **)
+{
+	first = open_heap();
+	second = open_heap();
+	assert_true(first && second);
+	fmalloc_set_target(second);
+	pid_t pid = fork();
+	if (pid == 0) {
+		struct found found = {};
+		if (fmalloc(8) || errno != EPERM || __fm_addr_base != (uint64_t)second->mem)
+			_exit(1);
+		fm_heap *own = NULL;
+		std::thread([&] { own = open_heap(); }).join();
+		if (!own)
+			_exit(2);
+		look(&found);
+		_exit(found.target == own && found.allocated == own && !found.base && found.offset == found.right ? 0 : 3);
+	}
+	int status;
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	fmalloc_set_target(NULL);
+	assert_int_equal(fm_close(second), 0);
+	assert_int_equal(fm_close(first), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -294,6 +439,9 @@ int main(void)
 		cmocka_unit_test(without_a_target),
 		cmocka_unit_test(a_target_is_the_threads_own),
 		cmocka_unit_test(closing),
+		cmocka_unit_test(the_target_is_closed_elsewhere),
+		cmocka_unit_test(the_targets_handle_is_reused),
+		cmocka_unit_test(the_target_in_a_child),
 		cmocka_unit_test_setup_teardown(the_first_heap_is_replaced, make_folder, remove_folder),
 	};
 	return cmocka_run_group_tests_name("fm_ptr<T> and targets", tests, NULL, NULL);

@@ -86,6 +86,12 @@ IN_CHILD(root_remove, fm_root_remove(c->heap, "name"), -1)
 IN_CHILD(root_get, fm_root_get(c->heap, "name", 0), NULL)
 IN_CHILD(root_each, fm_root_each(c->heap, visit_root, NULL), -1)
 IN_CHILD(target_malloc, fmalloc(10), NULL)
+IN_CHILD(target_calloc, fcalloc(1, 10), NULL)
+IN_CHILD(target_realloc, frealloc(NULL, 10), NULL)
+IN_CHILD(target_reallocarray, freallocarray(NULL, 2, 10), NULL)
+IN_CHILD(target_aligned_alloc, faligned_alloc(64, 10), NULL)
+IN_CHILD(target_strdup, fstrdup("text"), NULL)
+IN_CHILD(target_strndup, fstrndup("text", 2), NULL)
 
 static void child_ffree(struct misuse_case *c)
 {
@@ -311,6 +317,12 @@ MISUSE_TEST(root_remove)
 MISUSE_TEST(root_get)
 MISUSE_TEST(root_each)
 MISUSE_TEST(target_malloc)
+MISUSE_TEST(target_calloc)
+MISUSE_TEST(target_realloc)
+MISUSE_TEST(target_reallocarray)
+MISUSE_TEST(target_aligned_alloc)
+MISUSE_TEST(target_strdup)
+MISUSE_TEST(target_strndup)
 MISUSE_TEST(ffree_)
 MISUSE_TEST(roots_stay)
 MISUSE_TEST(with_slots_at_hand)
@@ -347,6 +359,12 @@ int main(void)
 		cmocka_unit_test(test_root_get),
 		cmocka_unit_test(test_root_each),
 		cmocka_unit_test(test_target_malloc),
+		cmocka_unit_test(test_target_calloc),
+		cmocka_unit_test(test_target_realloc),
+		cmocka_unit_test(test_target_reallocarray),
+		cmocka_unit_test(test_target_aligned_alloc),
+		cmocka_unit_test(test_target_strdup),
+		cmocka_unit_test(test_target_strndup),
 		cmocka_unit_test(test_ffree_),
 		cmocka_unit_test(test_roots_stay),
 		cmocka_unit_test(test_with_slots_at_hand),
