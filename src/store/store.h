@@ -72,7 +72,8 @@ static inline struct truth_page_rec *store_truth(const struct store *store)
 
 /* ---- file.c: find or make the file, lock it */
 
-/* Open (or create) and lock the file; read its superblock. *store is written only on success. */
+/* Open (or create) and lock the file; read its superblock. On failure *store has no descriptors. A child that is forked
+ * meanwhile finds the lock's descriptor in *store. */
 int store_open_file(struct store *store, const struct store_request *request);
 
 /* Two descriptions of a new file in the folder of request->path, without a name if the file system can do that:
@@ -103,6 +104,11 @@ void store_give_back_of(int own, int fd);
 
 /* Close `own`, if it is still ours. */
 void store_close_own(const struct store *store, int own);
+
+/* Held from the opening of a lock's descriptor until its store knows it, and by a fork: no child inherits one that it can't
+ * find. Nothing else is locked under it. */
+void store_lock_descriptors(void);
+void store_unlock_descriptors(void);
 
 /* Close one of the two, if it is still ours. */
 void store_close_fd(struct store *store);
