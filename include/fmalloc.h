@@ -125,6 +125,8 @@ struct fm_options {
  *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC;
  *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
  *                        FM_DECLARED, which is the program's to ask for
+ *             ENOSYS     /proc/sys/kernel/random/boot_id can't be read, without which a kill can't be told from a
+ *                        power cut; with FM_RDONLY only if one of the two came
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
  *             ENOMEM, EMFILE, EROFS, and what open(2) and mmap(2) give
  * Threads   any thread.

@@ -381,6 +381,9 @@ int store_open_file(struct store *store, const struct store_request *request)
 		if (tries++ == MAX_TRIES || contradictions == MAX_CONTRADICTIONS)
 			return fail(ENOENT, "%s keeps changing, or is a dangling link", name_of(request));
 		reset(store, request);
+		store_learn_boot(store);
+		if (store->boot_error && !request->read_only)
+			return store_boot_unknown(store);
 		if (request->exclusive) {
 			struct os_stat st;
 

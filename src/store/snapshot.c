@@ -108,6 +108,7 @@ int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char 
 	memset(snapshot, 0, sizeof(*snapshot));
 	snapshot->request.path = path;
 	snapshot->store.fd = snapshot->store.lock_fd = -1;
+	memcpy(snapshot->store.boot_id, from->boot_id, sizeof(from->boot_id));
 	snapshot->size = from->size;
 	if (r)
 		return fail(-r, "bringing the last commit to its place:");

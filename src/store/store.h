@@ -54,6 +54,8 @@ struct store {
 	bool is_atomic;     /* of kind SUPER_ATOMIC: mapped copy on write */
 	struct atomic *atomic; /* of an atomic heap open for writing; else NULL */
 	struct os_file_id id;
+	uint8_t boot_id[16]; /* of this boot */
+	int boot_error;     /* why it is not known; only of heaps open for reading */
 	struct super super;
 	uint8_t *base;      /* SEGMENT_SIZE-aligned */
 	uint64_t reserved;  /* bytes of address space from base */
@@ -189,8 +191,15 @@ int store_sync(struct store *store);
 /* Was this very file in use on an earlier boot last? Then the page cache has what the device has. */
 bool store_is_of_another_boot(const struct store *store);
 
-/* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? */
-void store_judge(struct store *store);
+/* boot_id and boot_error, before the heap has descriptors: it takes one for a moment. */
+void store_learn_boot(struct store *store);
+
+/* fail() with what boot_error says. */
+int store_boot_unknown(const struct store *store);
+
+/* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? is_unclean and is_moved
+ * are set. -1: that can't be known. */
+int store_judge(struct store *store);
 
 /* ---- space.c: the file's size and blocks. These return 0 or -errno and set no text. */
 

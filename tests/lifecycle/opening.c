@@ -243,7 +243,106 @@ static void test_no_descriptors(void **state)
 	assert_int_equal(try_open(path, 0), 0);
 }
 
-int main(void)
+/* ---------------------------------------------------------------- the boot's id, in new programs */
+
+/* Leaves so many descriptors free, opens the heap, and is killed. Exit code: errno. */
+static int be_killed_with_few(const char *where, unsigned n)
+{
+	struct rlimit limit;
+	int fd, last = -1;
+	fm_heap *heap;
+
+	proc_must(getrlimit(RLIMIT_NOFILE, &limit) == 0);
+	limit.rlim_cur = 64;
+	proc_must(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+	while ((fd = open("/dev/null", O_RDONLY | O_CLOEXEC)) >= 0)
+		last = fd;
+	while (n--)
+		close(last--);
+	heap = fm_open(where, 0, NULL);
+	if (!heap)
+		return errno;
+	proc_must(fm_malloc(heap, 100) != NULL);
+	kill(getpid(), SIGKILL);
+	return 0;
+}
+
+/* A kill is a kill, however few descriptors those have who open the heap before and after it. */
+static void test_killed_with_few_descriptors(void **state)
+{
+	unsigned opened = 0;
+	char command[20];
+
+	(void)state;
+	for (unsigned round = 0; round < 2; round++) /* of a clean heap, of a killed one */
+		for (unsigned n = 0; n < 8; n++) {
+			int r;
+
+			if (round == 0)
+				assert_int_equal(try_open(path, 0), 0);
+			snprintf(command, sizeof(command), "few-%u", n);
+			r = start_self(command, path);
+			opened += r == -SIGKILL;
+			if (r != -SIGKILL)
+				assert_int_equal(r, EMFILE);
+			if (round == 0)
+				assert_int_equal(try_open(path, 0), 0);
+		}
+	assert_true(opened >= 8);
+	assert_int_equal(try_open(path, 0), 0);
+}
+
+/* Where /proc is missing nothing is begun that a kill would end in EUCLEAN; what is clean can be read. */
+static int open_jailed(const char *where)
+{
+	char jail[PATH_MAX];
+	const char *name = strrchr(where, '/');
+
+	proc_must(snprintf(jail, sizeof(jail), "%.*s", (int)(name - where), where) < PATH_MAX);
+	proc_must(chroot(jail) == 0 && chdir("/") == 0);
+	proc_must(try_open(name, FM_RDONLY) == 0);
+	proc_must(try_open(name, 0) == ENOSYS);
+	proc_must(try_open("/new", FM_CREATE) == ENOSYS);
+	proc_must(access("/new", F_OK) != 0);
+	return 0;
+}
+
+/* The id is known from an opening before: /proc is needed no longer, to open a killed heap either. */
+static int enter_jail_opened(const char *where)
+{
+	char jail[PATH_MAX];
+	const char *name = strrchr(where, '/');
+	fm_heap *heap = fm_open(where, 0, NULL);
+
+	proc_must(heap != NULL && fm_close(heap) == 0);
+	proc_must(snprintf(jail, sizeof(jail), "%.*s", (int)(name - where), where) < PATH_MAX);
+	proc_must(chroot(jail) == 0 && chdir("/") == 0);
+	heap = fm_open(name, 0, NULL);
+	proc_must(heap != NULL && fm_malloc(heap, 100) != NULL);
+	kill(getpid(), SIGKILL);
+	return 0;
+}
+
+static void test_without_proc(void **state)
+{
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(start_self("jailed", path), 0);
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(start_self("opened-jailed", path), -SIGKILL);
+	assert_int_equal(try_open(path, 0), 0);
+}
+
+static int run_command(const char *command, const char *where)
+{
+	alarm(60);
+	if (strncmp(command, "few-", 4) == 0)
+		return be_killed_with_few(where, (unsigned)atoi(command + 4));
+	return strcmp(command, "jailed") == 0 ? open_jailed(where) : enter_jail_opened(where);
+}
+
+int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_twice_in_process),
@@ -255,7 +354,11 @@ int main(void)
 		TEST(test_read_only_store),
 		TEST(test_low_descriptors),
 		TEST(test_no_descriptors),
+		TEST(test_killed_with_few_descriptors),
+		TEST(test_without_proc),
 	};
 
+	if (argc == 3)
+		return run_command(argv[1], argv[2]);
 	return cmocka_run_group_tests_name("opening", tests, setup, teardown);
 }
