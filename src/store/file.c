@@ -15,7 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCAN_CHUNK ((size_t)65536)
+/* On the stack, which in threads may have as little as 32 KiB. */
+#define SCAN_CHUNK ((size_t)4096)
 
 /* Times that the path may change under our hands before we give up. */
 #define MAX_TRIES 100

@@ -6,6 +6,8 @@
 #define _GNU_SOURCE 1
 #include "../support/lifecycle_util.h"
 
+#include <pthread.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 
 #define NOBODY 65534
@@ -243,6 +245,82 @@ static void test_no_descriptors(void **state)
 	assert_int_equal(try_open(path, 0), 0);
 }
 
+/* ---------------------------------------------------------------- threads with little stack */
+
+#define SMALL_STACK 32768
+
+static void *use_everything(void *unused)
+{
+	fm_heap *heap = fm_open(path, FM_CREATE, NULL);
+	struct fm_statistics stats = { .size = sizeof(stats) };
+	void *p;
+
+	(void)unused;
+	proc_must(heap != NULL); /* the file is long, and all zero */
+	p = fm_malloc(heap, 100);
+	proc_must(p != NULL && fm_root_set(heap, "one", p, 1) == 0);
+	proc_must(fm_malloc(heap, 9 << 20) != NULL);
+	proc_must(fm_stats(heap, &stats) == 0);
+	proc_must(fm_check(heap, NULL, NULL) == 0);
+	proc_must(fm_sync(heap) == 0 && fm_trim(heap, 0) >= 0);
+	proc_must(fm_close(heap) == 0);
+	proc_must(try_open(path, FM_RECOVER) == 0);
+	proc_must(try_open(path, FM_ATOMIC | FM_CONVERT) == 0);
+	for (unsigned i = 0; i < 2; i++) {
+		heap = fm_open(other, FM_CREATE | FM_ATOMIC | (i ? FM_DECLARED : 0), NULL);
+		proc_must(heap != NULL);
+		p = fm_calloc(heap, 1, 1 << 20);
+		proc_must(p != NULL && fm_root_set(heap, "two", p, 1) == 0);
+		proc_must(fm_commit(heap) == 0);
+		proc_must(fm_will_write(heap, p, 1 << 20) == 0);
+		memset(p, 1, 1 << 20);
+		proc_must(fm_rollback(heap) == 0);
+		proc_must(fm_snapshot(heap, third) == 0);
+		proc_must(fm_check(heap, NULL, NULL) == 0);
+		proc_must(fm_close(heap) == 0);
+		proc_must(try_open(third, FM_ATOMIC | FM_RDONLY) == 0);
+		proc_must(unlink(third) == 0);
+	}
+	return NULL;
+}
+
+static int use_in_small_thread(void *unused)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE), len = 64 * page + SMALL_STACK;
+	uint8_t *memory = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	pthread_attr_t attributes;
+	pthread_t thread;
+	void *result;
+
+	(void)unused;
+	proc_must(memory != MAP_FAILED);
+	/* what is written to far below the stack is as wrong as what meets a guard page */
+	memset(memory, 0x5a, 64 * page);
+	proc_must(pthread_attr_init(&attributes) == 0);
+	proc_must(pthread_attr_setstack(&attributes, memory + 64 * page, SMALL_STACK) == 0);
+	proc_must(pthread_create(&thread, &attributes, use_everything, NULL) == 0);
+	proc_must(pthread_join(thread, &result) == 0);
+	for (size_t i = 0; i < 64 * page; i++)
+		proc_must(memory[i] == 0x5a);
+	return 0;
+}
+
+static void test_small_stack(void **state)
+{
+	int fd;
+
+	(void)state;
+	if (PROC_SANITIZED)
+		skip();
+	unlink(path);
+	fd = open(path, O_CREAT | O_RDWR | O_CLOEXEC, 0600);
+	/* a block of zeros, not a hole alone */
+	assert_int_equal(pwrite(fd, "", 1, 0), 1);
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	assert_int_equal(close(fd), 0);
+	assert_int_equal(proc_run(use_in_small_thread, NULL), 0);
+}
+
 /* ---------------------------------------------------------------- the boot's id, in new programs */
 
 /* Leaves so many descriptors free, opens the heap, and is killed. Exit code: errno. */
@@ -354,6 +432,7 @@ int main(int argc, char **argv)
 		TEST(test_read_only_store),
 		TEST(test_low_descriptors),
 		TEST(test_no_descriptors),
+		TEST(test_small_stack),
 		TEST(test_killed_with_few_descriptors),
 		TEST(test_without_proc),
 	};
