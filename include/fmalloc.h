@@ -135,9 +135,13 @@ struct fm_options {
  */
 FM_API fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options);
 
-/* The same for an open descriptor (a memfd, a file passed into a sandbox). It must be open for reading
+/* The same for an open descriptor (a memfd, a file without a name). It must be open for reading
  * and, without FM_RDONLY, writing. The descriptor stays the caller's and may be closed afterwards.
  * FM_CREATE turns an all-zero or empty file into a heap; FM_EXCL is EINVAL.
+ *
+ * The file is opened anew by /proc/self/fd, since a lock on the caller's description would be shared with all who
+ * have that description, from a fork or a message. So a process that has no /proc gets ENOENT (or ENOSYS, as above), and
+ * one that may not open the file by its permissions EACCES: what is going to enter a sandbox opens the heap before.
  */
 FM_API fm_heap *fm_open_fd(int fd, unsigned flags, const struct fm_options *options);
 

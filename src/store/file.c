@@ -280,6 +280,8 @@ static int open_existing(struct store *store, const struct store_request *reques
 	store->fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
 	if (store->fd == -ENOENT && request->create && request->path)
 		return 2;
+	if (store->fd < 0 && !request->path)
+		return fail(-store->fd, "opening the descriptor's file anew, by /proc/self/fd:");
 	if (store->fd < 0)
 		return fail(-store->fd, "opening %s:", name_of(request));
 	r = open_lock(store, request->path, request->fd, writable);

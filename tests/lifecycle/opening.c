@@ -412,6 +412,41 @@ static void test_without_proc(void **state)
 	assert_int_equal(try_open(path, 0), 0);
 }
 
+/* A descriptor is no permission, and no /proc: its file is opened anew, or two who have it would share the lock. */
+static int open_descriptor(void *arg)
+{
+	int fd = open(path, O_RDWR | O_CLOEXEC);
+	const char *how = arg;
+	fm_heap *heap;
+
+	proc_must(fd >= 0);
+	proc_must(try_open(path, 0) == 0);
+	if (*how == 'j')
+		proc_must(chroot(dir) == 0 && chdir("/") == 0);
+	else
+		proc_must(setgid(NOBODY) == 0 && setuid(NOBODY) == 0);
+	heap = fm_open_fd(fd, 0, NULL);
+	if (!heap) {
+		proc_must(strstr(fm_last_error(), "/proc/self/fd") != NULL);
+		return errno;
+	}
+	proc_must(fm_open_fd(fd, 0, NULL) == NULL && errno == EBUSY);
+	proc_must(fm_close(heap) == 0);
+	return 0;
+}
+
+static void test_passed_descriptor(void **state)
+{
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	assert_int_equal(proc_run(open_descriptor, "jail"), ENOENT);
+	assert_int_equal(proc_run(open_descriptor, "nobody"), EACCES);
+	assert_int_equal(chmod(path, 0666), 0);
+	assert_int_equal(proc_run(open_descriptor, "nobody"), 0);
+	assert_int_equal(try_open(path, 0), 0);
+}
+
 static int run_command(const char *command, const char *where)
 {
 	alarm(60);
@@ -435,6 +470,7 @@ int main(int argc, char **argv)
 		TEST(test_small_stack),
 		TEST(test_killed_with_few_descriptors),
 		TEST(test_without_proc),
+		TEST(test_passed_descriptor),
 	};
 
 	if (argc == 3)
