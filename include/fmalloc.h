@@ -132,6 +132,8 @@ struct fm_options {
  *             EINVAL     also FM_RDONLY together with FM_CREATE or FM_CONVERT, FM_DECLARED without FM_ATOMIC;
  *                        FMALLOC_TRACK in the environment names no way of finding written pages, or that of
  *                        FM_DECLARED, which is the program's to ask for
+ *             ENOSYS     /proc/sys/kernel/random/boot_id can't be read, without which a kill can't be told from a
+ *                        power cut; with FM_RDONLY only if one of the two came
  *             EIO        an atomic heap's journal could not be read, or replaying it could not be written
  *             EMFILE     no descriptor is free, or 1024 heaps are open in this process (in a forked child those of
  *                        the parent count)
@@ -142,9 +144,13 @@ struct fm_options {
  */
 FM_API fm_heap *fm_open(const char *path, unsigned flags, const struct fm_options *options);
 
-/* The same for an open descriptor (a memfd, a file passed into a sandbox). It must be open for reading
+/* The same for an open descriptor (a memfd, a file without a name). It must be open for reading
  * and, without FM_RDONLY, writing. The descriptor stays the caller's and may be closed afterwards.
  * FM_CREATE turns an all-zero or empty file into a heap; FM_EXCL is EINVAL.
+ *
+ * The file is opened anew by /proc/self/fd, since a lock on the caller's description would be shared with all who
+ * have that description, from a fork or a message. So a process that has no /proc gets ENOENT (or ENOSYS, as above), and
+ * one that may not open the file by its permissions EACCES: what is going to enter a sandbox opens the heap before.
  */
 FM_API fm_heap *fm_open_fd(int fd, unsigned flags, const struct fm_options *options);
 

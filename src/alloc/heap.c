@@ -140,7 +140,8 @@ static int judge(struct store *store, const struct store_request *request)
 		return fail(EBADMSG, "the file was cut to %llu bytes", (unsigned long long)store->size);
 	store->is_ragged = store->size % UNIT_SIZE != 0;
 	store->size = round_down(store->size, UNIT_SIZE);
-	store_judge(store);
+	if (store_judge(store))
+		return -1;
 	/* of an atomic heap a crash leaves nothing unclean that its journal does not mend */
 	if (store->is_atomic)
 		store->is_unclean = false;

@@ -20,10 +20,12 @@ static void before_fork(void)
 	owner_lock_membership();
 	pool_before_fork();
 	misuse_before_fork();
+	store_lock_descriptors();
 }
 
 static void in_parent(void)
 {
+	store_unlock_descriptors();
 	misuse_after_fork();
 	pool_after_fork();
 	owner_unlock_membership();

@@ -3,6 +3,7 @@
  * The table of system calls on Linux.
  */
 #define _GNU_SOURCE
+#include "../base/atomics.h"
 #include "linux_memory.h"
 #include "linux_track.h"
 
@@ -381,7 +382,7 @@ static int linux_clone(int from, int to, uint64_t off, uint64_t len)
 	return result_of(ioctl(to, FICLONERANGE, &range));
 }
 
-static int linux_boot_id(uint8_t id[16])
+static int read_boot_id(uint8_t id[16])
 {
 	char text[40];
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
@@ -389,7 +390,7 @@ static int linux_boot_id(uint8_t id[16])
 	unsigned nibbles = 0;
 
 	if (fd < 0)
-		return -errno;
+		return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? -errno : -ENOSYS;
 	n = linux_pread_full(fd, text, sizeof(text), 0);
 	close(fd);
 	memset(id, 0, 16);
@@ -406,7 +407,27 @@ static int linux_boot_id(uint8_t id[16])
 		id[nibbles / 2] = (uint8_t)((unsigned)id[nibbles / 2] << 4 | digit);
 		nibbles++;
 	}
-	return nibbles == 32 ? 0 : -ENOENT;
+	return nibbles == 32 ? 0 : -ENOSYS;
+}
+
+static int linux_boot_id(uint8_t id[16])
+{
+	/* atomic; the second is 0: not read yet. Threads that read it at once find the same */
+	static uint64_t known[2];
+	uint64_t words[2];
+	int r;
+
+	words[1] = load_acquire(&known[1]); /* pairs with the release below */
+	words[0] = load_relaxed(&known[0]);
+	if (!words[1]) {
+		r = read_boot_id((uint8_t *)words);
+		if (r)
+			return r;
+		store_relaxed(&known[0], words[0]);
+		store_release(&known[1], words[1]);
+	}
+	memcpy(id, words, sizeof(words));
+	return 0;
 }
 
 static int linux_random(void *buf, size_t len)

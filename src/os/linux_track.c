@@ -54,7 +54,8 @@ enum {
 	CATEGORY_SWAPPED = 16,
 };
 
-#define REGIONS 1024
+/* On the stack, which in threads may have as little as 32 KiB. */
+#define REGIONS 256
 
 int track_pagemap(void)
 {

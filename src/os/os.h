@@ -105,7 +105,8 @@ struct os_calls {
 
 	/* The machine. */
 	uint64_t (*memory_limit)(void);                                /* bytes this process may use */
-	int (*boot_id)(uint8_t id[16]);
+	int (*boot_id)(uint8_t id[16]);                                /* ENOSYS if the machine does not tell. Read once:
+	                                                                  later calls need no descriptor and no /proc */
 	int (*random)(void *buf, size_t len);
 	uint64_t (*file_size_limit)(void);                             /* RLIMIT_FSIZE in bytes: a write or an
 	                                                                  extension beyond it is a SIGXFSZ */

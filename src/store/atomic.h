@@ -122,6 +122,7 @@ struct snapshot {
 	struct store_request request;
 	char temporary[STORE_NAME_MAX];
 	struct pageset touched, again;
+	void *bytes;             /* for copying, CHUNK of them: more than a thread's stack may have */
 	uint64_t size;
 	bool is_cloned, is_linked;
 };

@@ -7,6 +7,19 @@
 #include "store.h"
 
 #include <errno.h>
+#include <pthread.h>
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+void store_lock_descriptors(void)
+{
+	pthread_mutex_lock(&lock);
+}
+
+void store_unlock_descriptors(void)
+{
+	pthread_mutex_unlock(&lock);
+}
 
 static bool is_same_file(const struct os_file_id *a, const struct os_file_id *b)
 {
@@ -78,6 +91,8 @@ void store_close_fd(struct store *store)
 
 void store_close_lock(struct store *store)
 {
+	store_lock_descriptors();
 	store_close_own(store, store->lock_fd);
 	store->lock_fd = -1;
+	store_unlock_descriptors();
 }

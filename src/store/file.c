@@ -15,7 +15,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SCAN_CHUNK ((size_t)65536)
+/* On the stack, which in threads may have as little as 32 KiB. */
+#define SCAN_CHUNK ((size_t)4096)
 
 /* Times that the path may change under our hands before we give up. */
 #define MAX_TRIES 100
@@ -174,6 +175,22 @@ static int temporary_name(char name[STORE_NAME_MAX], const char *path)
 	return r;
 }
 
+/* The lock's description, of the file `path` or, if that is NULL, of `fd`, with the file's identity: a child forked at any
+ * time has neither of the two or both, and closes the descriptor. 0 or -errno. */
+static int open_lock(struct store *store, const char *path, int fd, bool writable)
+{
+	struct os_stat st;
+	int r;
+
+	store_lock_descriptors();
+	store->lock_fd = path ? os->open(path, writable) : os->reopen(fd, writable);
+	r = store->lock_fd < 0 ? store->lock_fd : os->stat_fd(store->lock_fd, &st);
+	if (!r)
+		store->id = st.id;
+	store_unlock_descriptors();
+	return r;
+}
+
 int store_create_unnamed(struct store *store, const struct store_request *request, char temporary[STORE_NAME_MAX])
 {
 	char dir[PATH_MAX];
@@ -185,18 +202,15 @@ int store_create_unnamed(struct store *store, const struct store_request *reques
 	if (folder_of(request->path, dir))
 		return -1;
 	store->fd = os->create_unnamed(dir, mode);
-	if (store->fd >= 0)
-		store->lock_fd = os->reopen(store->fd, true);
+	r = store->fd < 0 ? store->fd : open_lock(store, NULL, store->fd, true);
 	if (store->fd == -EOPNOTSUPP || store->fd == -EISDIR || (store->fd >= 0 && store->lock_fd < 0)) {
 		/* no unnamed files here, or no /proc to link them by */
 		if (store->fd >= 0)
 			os->close(store->fd);
 		r = temporary_name(temporary, request->path);
 		store->fd = r ? r : os->create_named(temporary, mode);
-		if (store->fd >= 0)
-			store->lock_fd = os->open(temporary, true);
+		r = store->fd < 0 ? store->fd : open_lock(store, temporary, -1, true);
 	}
-	r = store->fd < 0 ? store->fd : store->lock_fd < 0 ? store->lock_fd : 0;
 	return r ? fail(-r, "creating %s:", request->path) : 0;
 }
 
@@ -227,17 +241,10 @@ int store_publish(struct store *store, const struct store_request *request, cons
 static int create_file(struct store *store, const struct store_request *request)
 {
 	char temporary[STORE_NAME_MAX];
-	struct os_stat st;
 	int r;
 
 	if (store_create_unnamed(store, request, temporary))
 		goto undo;
-	r = os->stat_fd(store->fd, &st);
-	if (r) {
-		fail(-r, "creating %s:", request->path);
-		goto undo;
-	}
-	store->id = st.id;
 	store->size = 0;
 	/* locked before it has a name: nobody can come in between */
 	if (lock_file(store->lock_fd, request) || make_heap(store, request))
@@ -266,19 +273,20 @@ undo:
  * is no file, and it is to be created. */
 static int open_existing(struct store *store, const struct store_request *request)
 {
-	struct os_stat st, lock_st, path_st;
+	struct os_stat st, path_st;
 	bool writable = !request->read_only;
 	int r;
 
 	store->fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
 	if (store->fd == -ENOENT && request->create && request->path)
 		return 2;
+	if (store->fd < 0 && !request->path)
+		return fail(-store->fd, "opening the descriptor's file anew, by /proc/self/fd:");
 	if (store->fd < 0)
 		return fail(-store->fd, "opening %s:", name_of(request));
-	store->lock_fd = request->path ? os->open(request->path, writable) : os->reopen(request->fd, writable);
-	r = store->lock_fd < 0 ? store->lock_fd : os->stat_fd(store->fd, &st);
+	r = open_lock(store, request->path, request->fd, writable);
 	if (!r)
-		r = os->stat_fd(store->lock_fd, &lock_st);
+		r = os->stat_fd(store->fd, &st);
 	if (r) {
 		fail(-r, "opening %s:", name_of(request));
 		goto undo;
@@ -287,7 +295,7 @@ static int open_existing(struct store *store, const struct store_request *reques
 		fail(EINVAL, "%s is not a regular file", name_of(request));
 		goto undo;
 	}
-	if (!is_same_file(&st.id, &lock_st.id)) {
+	if (!is_same_file(&st.id, &store->id)) {
 		store_close_file(store);
 		return 1;
 	}
@@ -305,7 +313,6 @@ static int open_existing(struct store *store, const struct store_request *reques
 		fail(-r, "opening %s:", name_of(request));
 		goto undo;
 	}
-	store->id = st.id;
 	store->size = st.size;
 	return 0;
 undo:
@@ -356,20 +363,30 @@ static int take_file(struct store *store, const struct store_request *request)
 	return 0;
 }
 
-int store_open_file(struct store *out, const struct store_request *request)
+/* As it is before the first step. */
+static void reset(struct store *store, const struct store_request *request)
 {
-	struct store store;
+	store_lock_descriptors();
+	memset(store, 0, sizeof(*store));
+	store->fd = store->lock_fd = -1;
+	store_unlock_descriptors();
+	store->read_only = request->read_only;
+	store->is_atomic = request->atomic;
+	store->no_sync = request->no_sync;
+}
+
+int store_open_file(struct store *store, const struct store_request *request)
+{
 	unsigned tries = 0, contradictions = 0;
 	int r;
 
 	do {
 		if (tries++ == MAX_TRIES || contradictions == MAX_CONTRADICTIONS)
 			return fail(ENOENT, "%s keeps changing, or is a dangling link", name_of(request));
-		memset(&store, 0, sizeof(store));
-		store.fd = store.lock_fd = -1;
-		store.read_only = request->read_only;
-		store.is_atomic = request->atomic;
-		store.no_sync = request->no_sync;
+		reset(store, request);
+		store_learn_boot(store);
+		if (store->boot_error && !request->read_only)
+			return store_boot_unknown(store);
 		if (request->exclusive) {
 			struct os_stat st;
 
@@ -377,23 +394,22 @@ int store_open_file(struct store *out, const struct store_request *request)
 			if (r != -ENOENT)
 				return r ? fail(-r, "creating %s:", request->path)
 				         : fail(EEXIST, "%s exists", request->path);
-			r = create_file(&store, request);
+			r = create_file(store, request);
 		} else {
-			r = open_existing(&store, request);
-			if (r == 0 && take_file(&store, request)) {
-				store_close_file(&store);
+			r = open_existing(store, request);
+			if (r == 0 && take_file(store, request)) {
+				store_close_file(store);
 				return -1;
 			}
 			if (r == 2) {
-				r = create_file(&store, request);
+				r = create_file(store, request);
 				contradictions += r == 1;
 			}
 		}
 	} while (r == 1);
 	if (r)
 		return -1;
-	store.super.no_sync = store.no_sync;
-	*out = store;
+	store->super.no_sync = store->no_sync;
 	return 0;
 }
 

@@ -24,30 +24,43 @@ static bool is_this_file(const struct store *store)
 
 static bool is_this_boot(const struct store *store)
 {
-	uint8_t now[16];
+	return !store->boot_error && memcmp(store->boot_id, store->super.rec.boot_id, sizeof(store->boot_id)) == 0;
+}
 
-	return os->boot_id(now) == 0 && memcmp(now, store->super.rec.boot_id, sizeof(now)) == 0;
+void store_learn_boot(struct store *store)
+{
+	store->boot_error = -os->boot_id(store->boot_id);
+}
+
+int store_boot_unknown(const struct store *store)
+{
+	if (store->boot_error == ENOSYS)
+		return fail(ENOSYS, "/proc/sys/kernel/random/boot_id can't be read, without which no later opening could "
+		                    "tell a kill from a power cut");
+	return fail(store->boot_error, "reading /proc/sys/kernel/random/boot_id:");
 }
 
 bool store_is_of_another_boot(const struct store *store)
 {
 	static const uint8_t unknown[16];
 	const uint8_t *then = store->super.rec.boot_id;
-	uint8_t now[16];
 
-	return is_this_file(store) && memcmp(then, unknown, sizeof(unknown)) != 0 && os->boot_id(now) == 0 &&
-	       memcmp(now, then, sizeof(now)) != 0;
+	return is_this_file(store) && memcmp(then, unknown, sizeof(unknown)) != 0 && !store->boot_error &&
+	       !is_this_boot(store);
 }
 
-void store_judge(struct store *store)
+int store_judge(struct store *store)
 {
 	const struct super_rec *rec = &store->super.rec;
 
 	store->is_moved = !is_this_file(store);
 	if (rec->state == SUPER_CLEAN)
 		store->is_unclean = !store->super.both_valid;
-	else
+	else if (store->is_moved || store->is_atomic || !store->boot_error)
 		store->is_unclean = store->is_moved || !is_this_boot(store);
+	else
+		return store_boot_unknown(store);
+	return 0;
 }
 
 void store_stamp(const struct store *store, struct super_rec *rec)
@@ -57,9 +70,7 @@ void store_stamp(const struct store *store, struct super_rec *rec)
 	rec->ino = store->id.ino;
 	rec->birth_sec = store->id.birth_sec;
 	rec->birth_nsec = store->id.birth_nsec;
-	/* without a boot id the mark matches no boot: unclean at the next opening, which is safe */
-	if (os->boot_id(rec->boot_id))
-		memset(rec->boot_id, 0, sizeof(rec->boot_id));
+	memcpy(rec->boot_id, store->boot_id, sizeof(rec->boot_id));
 }
 
 static int write_super(struct store *store, const struct super_rec *next)

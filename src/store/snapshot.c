@@ -43,13 +43,11 @@ static void next_extent(const struct store *store, uint64_t off, uint64_t *begin
 
 static int copy_range(struct snapshot *snapshot, const struct store *from, uint64_t off, uint64_t end)
 {
-	_Alignas(8) uint8_t bytes[CHUNK];
-
 	while (off < end) {
 		uint64_t n = min_u64(end - off, CHUNK);
 		int fd = store_borrow(from);
-		ssize_t got = fd < 0 ? fd : os->pread_full(fd, bytes, n, off);
-		int r = got < 0 ? (int)got : os->pwrite_full(snapshot->store.fd, bytes, (size_t)got, off);
+		ssize_t got = fd < 0 ? fd : os->pread_full(fd, snapshot->bytes, n, off);
+		int r = got < 0 ? (int)got : os->pwrite_full(snapshot->store.fd, snapshot->bytes, (size_t)got, off);
 
 		store_give_back(from, fd);
 
@@ -108,9 +106,15 @@ int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char 
 	memset(snapshot, 0, sizeof(*snapshot));
 	snapshot->request.path = path;
 	snapshot->store.fd = snapshot->store.lock_fd = -1;
+	memcpy(snapshot->store.boot_id, from->boot_id, sizeof(from->boot_id));
 	snapshot->size = from->size;
 	if (r)
 		return fail(-r, "bringing the last commit to its place:");
+	r = os->reserve_memory(CHUNK, &snapshot->bytes);
+	if (!r)
+		r = os->protect(snapshot->bytes, CHUNK, true, true);
+	if (r)
+		return fail(-r, "memory for the snapshot:");
 	if (store_create_unnamed(&snapshot->store, &snapshot->request, snapshot->temporary))
 		return -1;
 	os->no_copy_on_write(snapshot->store.fd);
@@ -232,6 +236,8 @@ void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic)
 
 	if (atomic->copied == &snapshot->touched)
 		atomic->copied = NULL;
+	if (snapshot->bytes)
+		os->unmap(snapshot->bytes, CHUNK);
 	pageset_drop(&snapshot->touched);
 	pageset_drop(&snapshot->again);
 	if (*snapshot->temporary && !snapshot->is_linked)

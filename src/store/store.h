@@ -54,6 +54,8 @@ struct store {
 	bool is_atomic;     /* of kind SUPER_ATOMIC: mapped copy on write */
 	struct atomic *atomic; /* of an atomic heap open for writing; else NULL */
 	struct os_file_id id;
+	uint8_t boot_id[16]; /* of this boot */
+	int boot_error;     /* why it is not known; only of heaps open for reading */
 	struct super super;
 	uint8_t *base;      /* SEGMENT_SIZE-aligned */
 	uint64_t reserved;  /* bytes of address space from base */
@@ -72,7 +74,8 @@ static inline struct truth_page_rec *store_truth(const struct store *store)
 
 /* ---- file.c: find or make the file, lock it */
 
-/* Open (or create) and lock the file; read its superblock. *store is written only on success. */
+/* Open (or create) and lock the file; read its superblock. On failure *store has no descriptors. A child that is forked
+ * meanwhile finds the lock's descriptor in *store. */
 int store_open_file(struct store *store, const struct store_request *request);
 
 /* Two descriptions of a new file in the folder of request->path, without a name if the file system can do that:
@@ -103,6 +106,11 @@ void store_give_back_of(int own, int fd);
 
 /* Close `own`, if it is still ours. */
 void store_close_own(const struct store *store, int own);
+
+/* Held from the opening of a lock's descriptor until its store knows it, and by a fork: no child inherits one that it can't
+ * find. Nothing else is locked under it. */
+void store_lock_descriptors(void);
+void store_unlock_descriptors(void);
 
 /* Close one of the two, if it is still ours. */
 void store_close_fd(struct store *store);
@@ -183,8 +191,15 @@ int store_sync(struct store *store);
 /* Was this very file in use on an earlier boot last? Then the page cache has what the device has. */
 bool store_is_of_another_boot(const struct store *store);
 
-/* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? */
-void store_judge(struct store *store);
+/* boot_id and boot_error, before the heap has descriptors: it takes one for a moment. */
+void store_learn_boot(struct store *store);
+
+/* fail() with what boot_error says. */
+int store_boot_unknown(const struct store *store);
+
+/* Is the heap in need of repair, by what its superblock says and the machine's boot and file are? is_unclean and is_moved
+ * are set. -1: that can't be known. */
+int store_judge(struct store *store);
 
 /* ---- space.c: the file's size and blocks. These return 0 or -errno and set no text. */
 

@@ -49,6 +49,151 @@ static void test_parent_killed(void **state)
 	assert_int_equal(fm_close(heap), 0);
 }
 
+/* ---- while another thread is opening it */
+
+/* How many descriptors of heaps, named or not yet, are open and, if `locked`, have a lock. */
+static unsigned count_descriptors(bool locked)
+{
+	char name[300], target[PATH_MAX], line[256];
+	DIR *fds = opendir("/proc/self/fd");
+	unsigned n = 0;
+
+	proc_must(fds != NULL);
+	for (struct dirent *fd; (fd = readdir(fds));) {
+		ssize_t len = readlinkat(dirfd(fds), fd->d_name, target, sizeof(target) - 1);
+		FILE *info;
+		bool has_lock = false;
+
+		if (len < 0)
+			continue;
+		target[len] = 0;
+		if (strncmp(target, dir, strlen(dir)) != 0)
+			continue;
+		snprintf(name, sizeof(name), "/proc/self/fdinfo/%s", fd->d_name);
+		info = locked ? fopen(name, "r") : NULL;
+		while (info && fgets(line, sizeof(line), info))
+			has_lock |= strncmp(line, "lock:", 5) == 0;
+		if (info)
+			fclose(info);
+		n += has_lock || !locked;
+	}
+	closedir(fds);
+	return n;
+}
+
+static void *open_waiting(void *unused)
+{
+	fm_heap *heap = fm_open(path, FM_WAIT, NULL);
+
+	(void)unused;
+	proc_must(heap != NULL && fm_malloc(heap, 100) != NULL);
+	shared->value[0] = 1;
+	return heap;
+}
+
+static int fork_beside_waiting(void *unused)
+{
+	pthread_t thread;
+	pid_t child;
+
+	(void)unused;
+	proc_must(pthread_create(&thread, NULL, open_waiting, NULL) == 0);
+	while (count_descriptors(false) < 2)
+		proc_sleep_us(1000);
+	proc_sleep_us(20000);
+	child = fork();
+	proc_must(child >= 0);
+	if (child == 0) {
+		shared->value[1] = 1;
+		for (int i = 0; i < 20000 && !shared->value[2]; i++)
+			proc_sleep_us(1000);
+		shared->done = 1;
+		_exit(0);
+	}
+	for (;;)
+		proc_sleep_us(1000);
+}
+
+static bool wait_value(unsigned i)
+{
+	for (int ms = 0; ms < 10000 && !shared->value[i]; ms++)
+		proc_sleep_us(1000);
+	return shared->value[i] != 0;
+}
+
+static void test_parent_killed_that_waited(void **state)
+{
+	pid_t holder = start_holder(path, 0), parent;
+
+	(void)state;
+	parent = proc_start(fork_beside_waiting, NULL, PROC_LIMIT_MS);
+	assert_true(wait_value(1));
+	assert_int_equal(shared->value[0], 0);
+	assert_int_equal(end_holder(holder), 0);
+	assert_true(wait_value(0));
+	assert_int_equal(try_open(path, 0), EBUSY);
+	assert_int_equal(proc_kill(parent), -SIGKILL);
+	assert_int_equal(try_open(path, 0), 0);
+	assert_int_equal(shared->done, 0); /* the child lives */
+	shared->value[2] = 1;
+	assert_true(proc_wait_flag(&shared->done, 1, 10000));
+}
+
+static void *open_often(void *flags)
+{
+	struct fm_options options = { SIZE_OPTIONS, .disable = FM_NO_SYNC };
+
+	while (!shared->done) {
+		fm_heap *heap = fm_open(path, *(unsigned *)flags, &options);
+
+		proc_must(heap != NULL);
+		proc_must(fm_close(heap) == 0);
+		if (*(unsigned *)flags)
+			proc_must(unlink(path) == 0);
+	}
+	return NULL;
+}
+
+/* Whatever the other thread is about at the fork, the child has no lock, and gets none. */
+static int child_has_no_lock(void *unused)
+{
+	(void)unused;
+	for (int i = 0; i < 4; i++) {
+		proc_must(count_descriptors(true) == 0);
+		proc_sleep_us(100);
+	}
+	return 0;
+}
+
+static int fork_beside_opening(void *flags)
+{
+	pthread_t thread;
+
+	proc_must(pthread_create(&thread, NULL, open_often, flags) == 0);
+	for (int i = 0; i < 1000; i++)
+		proc_must(proc_run(child_has_no_lock, NULL) == 0);
+	shared->done = 1;
+	proc_must(pthread_join(thread, NULL) == 0);
+	return 0;
+}
+
+static void test_fork_beside_opening(void **state)
+{
+	unsigned flags = 0;
+
+	(void)state;
+	assert_int_equal(proc_run(fork_beside_opening, &flags), 0);
+	assert_int_equal(try_open(path, 0), 0);
+}
+
+static void test_fork_beside_creating(void **state)
+{
+	unsigned flags = FM_CREATE;
+
+	(void)state;
+	assert_int_equal(proc_run(fork_beside_opening, &flags), 0);
+}
+
 /* FM_NO_ATFORK is the documented way to do without the handler: then the child keeps the lock. */
 static void test_parent_killed_no_atfork(void **state)
 {
@@ -285,6 +430,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(test_parent_killed),
+		TEST(test_parent_killed_that_waited),
+		TEST(test_fork_beside_opening),
+		TEST(test_fork_beside_creating),
 		TEST(test_parent_killed_no_atfork),
 		TEST(test_child_harmless),
 		TEST(test_child_opens_itself),
