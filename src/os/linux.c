@@ -414,19 +414,19 @@ static int linux_boot_id(uint8_t id[16])
 {
 	/* atomic; the second is 0: not read yet. Threads that read it at once find the same */
 	static uint64_t known[2];
-	uint64_t words[2];
+	uint64_t halves[2];
 	int r;
 
-	words[1] = load_acquire(&known[1]); /* pairs with the release below */
-	words[0] = load_relaxed(&known[0]);
-	if (!words[1]) {
-		r = read_boot_id((uint8_t *)words);
+	halves[1] = load_acquire(&known[1]); /* pairs with the release below */
+	halves[0] = load_relaxed(&known[0]);
+	if (!halves[1]) {
+		r = read_boot_id((uint8_t *)halves);
 		if (r)
 			return r;
-		store_relaxed(&known[0], words[0]);
-		store_release(&known[1], words[1]);
+		store_relaxed(&known[0], halves[0]);
+		store_release(&known[1], halves[1]);
 	}
-	memcpy(id, words, sizeof(words));
+	memcpy(id, halves, sizeof(halves));
 	return 0;
 }
 
