@@ -118,7 +118,7 @@ struct fm_options {
  *             EEXIST     FM_EXCL, and the path exists
  *             EBUSY      another process, or this one, has the heap open: also for FM_RDONLY beside a
  *                        writer (fm_snapshot() makes a copy that can be read meanwhile)
- *             EINTR      a signal came while FM_WAIT waited;  ETIMEDOUT  wait_ms passed
+ *             EINTR      a signal's handler ran while FM_WAIT waited, with SA_RESTART too;  ETIMEDOUT  wait_ms passed
  *             EILSEQ     not a heap: the file holds something else, or a heap of the original fmalloc;
  *                        the file is untouched
  *             ENOTSUP    a heap of a newer format
@@ -138,7 +138,7 @@ struct fm_options {
  *             EMFILE     no descriptor is free, or 1024 heaps are open in this process (in a forked child those of
  *                        the parent count)
  *             ENOMEM, EROFS, and what open(2) and mmap(2) give
- * Threads   any thread.
+ * Threads   any thread. No cancellation point: a cancelled thread waits on (FM_WAIT) till wait_ms or a signal.
  * Durable   the heap's clean mark is taken off by one small synchronous write before this returns.
  * Cost      independent of the heap's size. After a crash of an atomic heap, the journal's length on top.
  */

@@ -483,11 +483,24 @@ static uint64_t linux_now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
-static int linux_sleep_ms(unsigned ms)
+static void linux_hold_signals(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, before);
+}
+
+static void linux_release_signals(const sigset_t *before)
+{
+	pthread_sigmask(SIG_SETMASK, before, NULL);
+}
+
+static int linux_sleep_ms(unsigned ms, const sigset_t *before)
 {
 	struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
 
-	return result_of(nanosleep(&t, NULL));
+	return result_of(ppoll(NULL, 0, &t, before));
 }
 
 static void linux_yield(void)
@@ -548,6 +561,8 @@ const struct os_calls os_linux = {
 	.thread_count = linux_thread_count,
 	.fault_count = linux_fault_count,
 	.now_ms = linux_now_ms,
+	.hold_signals = linux_hold_signals,
+	.release_signals = linux_release_signals,
 	.sleep_ms = linux_sleep_ms,
 	.yield = linux_yield,
 };

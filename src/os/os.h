@@ -9,6 +9,7 @@
 #ifndef FM_OS_OS_H
 #define FM_OS_OS_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -114,7 +115,10 @@ struct os_calls {
 	int (*thread_count)(void);                                     /* of this process */
 	uint64_t (*fault_count)(void);                                 /* page faults of the calling thread so far */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
-	int (*sleep_ms)(unsigned ms);                                  /* EINTR if a signal came */
+	void (*hold_signals)(sigset_t *before);                        /* none reaches this thread from now on */
+	void (*release_signals)(const sigset_t *before);
+	int (*sleep_ms)(unsigned ms, const sigset_t *before);          /* with these blocked alone. EINTR if a handler ran,
+	                                                                  also for a signal that was held until now */
 	void (*yield)(void);                                           /* let another thread run */
 };
 

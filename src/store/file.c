@@ -53,23 +53,40 @@ static bool is_same_file(const struct os_file_id *a, const struct os_file_id *b)
 	return a->dev == b->dev && a->ino == b->ino;
 }
 
-static int lock_file(int lock_fd, const struct store_request *request)
+/* The lock, when it comes free. A signal between two sleeps counts as one that comes in the next: it is held until
+ * then. */
+static int wait_for_lock(int lock_fd, const struct store_request *request, const sigset_t *before)
 {
 	uint64_t start = os->now_ms();
 	unsigned pause_ms = 1;
 	int r;
 
 	while ((r = os->lock(lock_fd, !request->read_only)) == -EWOULDBLOCK) {
-		if (!request->wait)
-			return fail(EBUSY, "%s is in use by another heap handle or process", name_of(request));
 		if (request->wait_ms && os->now_ms() - start >= (uint64_t)request->wait_ms)
 			return fail(ETIMEDOUT, "%s is still in use after %d ms", name_of(request), request->wait_ms);
-		if (os->sleep_ms(pause_ms) == -EINTR)
+		if (os->sleep_ms(pause_ms, before) == -EINTR)
 			return fail(EINTR, "a signal came while waiting for %s", name_of(request));
 		if (pause_ms < 16)
 			pause_ms *= 2;
 	}
 	return r ? fail(-r, "locking %s:", name_of(request)) : 0;
+}
+
+static int lock_file(int lock_fd, const struct store_request *request)
+{
+	sigset_t before;
+	int r = os->lock(lock_fd, !request->read_only), saved;
+
+	if (r == -EWOULDBLOCK && !request->wait)
+		return fail(EBUSY, "%s is in use by another heap handle or process", name_of(request));
+	if (r != -EWOULDBLOCK)
+		return r ? fail(-r, "locking %s:", name_of(request)) : 0;
+	os->hold_signals(&before);
+	r = wait_for_lock(lock_fd, request, &before);
+	saved = errno;
+	os->release_signals(&before); /* handlers may run here */
+	errno = saved;
+	return r;
 }
 
 /* Are all bytes of the file zero? 1, 0, or -errno. */
