@@ -27,6 +27,8 @@ int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **res
 
 	if (p == MAP_FAILED)
 		return -errno;
+	/* a core of the whole reservation would be a terabyte; store_may_dump() */
+	madvise(p, len, MADV_DONTDUMP);
 	*result = p;
 	return 0;
 }
@@ -82,6 +84,7 @@ int memory_advise(void *at, uint64_t len, enum os_advice advice)
 		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
 		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
 		[OS_DONT_DUMP] = MADV_DONTDUMP,
+		[OS_DUMP] = MADV_DODUMP,
 		[OS_DROP] = MADV_DONTNEED,
 	};
 

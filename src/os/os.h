@@ -28,7 +28,7 @@ struct os_stat {
 	bool is_regular;
 };
 
-enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP, OS_DROP };
+enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP, OS_DUMP, OS_DROP };
 
 /* Pages [start, end) by address. */
 struct os_range {

@@ -128,6 +128,8 @@ static int map_in_place(const struct store *next)
 
 	if (!r)
 		r = os->protect(next->base, next->size, true, true);
+	if (!r)
+		store_may_dump(next, 0, next->size, true);
 	return r ? fail(-r, "mapping the copy:") : 0;
 }
 

@@ -102,6 +102,13 @@ static int allocate(struct store *store, uint64_t off, uint64_t len)
 	return r;
 }
 
+void store_may_dump(const struct store *store, uint64_t off, uint64_t len, bool may)
+{
+	/* of an atomic heap's reservation the kernel dumps what was stored, and nothing else */
+	if (!store->is_atomic)
+		os->advise(store->base + off, round_up(len, os->page_size()), may ? OS_DUMP : OS_DONT_DUMP);
+}
+
 int store_stat(const struct store *store, struct os_stat *st)
 {
 	int fd = store_borrow(store);
@@ -189,6 +196,7 @@ int store_extend(struct store *store, uint64_t size)
 		undo_extension(store, end, length);
 		return r;
 	}
+	store_may_dump(store, store->size, size - store->size, true);
 	store_release(&store->size, size); /* pairs with readers that check an address against it */
 	store_record_blocks(store);
 	return 0;
@@ -230,6 +238,7 @@ int store_truncate(struct store *store, uint64_t size)
 			store_release(&store->size, old);
 		return r;
 	}
+	store_may_dump(store, size, old - size, false);
 	store_record_blocks(store);
 	return 0;
 }

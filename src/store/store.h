@@ -196,6 +196,9 @@ int store_extend(struct store *store, uint64_t size);
  * not record the blocks: it is called before the file is a heap. */
 int store_back(struct store *store, uint64_t off, uint64_t len);
 
+/* Is [off, off + len) part of a core dump? What is reserved is not, until it is part of the heap. */
+void store_may_dump(const struct store *store, uint64_t off, uint64_t len, bool may);
+
 /* Give the blocks of [off, off + len) back; the bytes read as zero. */
 int store_punch(struct store *store, uint64_t off, uint64_t len);
 

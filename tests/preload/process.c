@@ -373,6 +373,64 @@ static int numbers(void)
 	return 0;
 }
 
+/* ---------------------------------------------------------------- core dumps */
+
+/* Of how many KiB of the heap's mapping does the kernel write a core? -1: it does not say. And is `p` in it? */
+static long dumped_kib(const void *p, bool *has)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char line[PATH_MAX + 200];
+	unsigned long from = 0, to = 0, start, end;
+	bool is_heap = false, says = false;
+	long kib = 0;
+
+	must(smaps != NULL);
+	*has = false;
+	while (fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %*s", &start, &end) == 2) {
+			from = start;
+			to = end;
+			is_heap = strstr(line, getenv("TEST_DIR")) != NULL;
+		}
+		if (!is_heap || strncmp(line, "VmFlags:", 8) != 0)
+			continue;
+		says = true;
+		if (strstr(line, " dd"))
+			continue;
+		kib += (long)((to - from) / 1024);
+		*has = *has || ((uintptr_t)p >= from && (uintptr_t)p < to);
+	}
+	fclose(smaps);
+	return says ? kib : -1;
+}
+
+/* The heap, in parent and child, and not the terabyte that is reserved. */
+static int core_dumps(void)
+{
+	uint8_t *first = malloc(1000), *large = malloc(50000000), *last;
+	bool has_first, has_last;
+	long kib = dumped_kib(first, &has_first);
+	pid_t pid;
+
+	if (kib < 0)
+		return 0;
+	must(has_first && kib > 50000 && kib < 200000);
+	kib = dumped_kib(large + 49999999, &has_last);
+	must(has_last);
+	free(large);
+	must(malloc_trim(0) == 1);
+	kib = dumped_kib(first, &has_first);
+	must(has_first && kib > 0 && kib < 20000);
+	last = malloc(30000000);
+	pid = fork();
+	must(dumped_kib(last + 29999999, &has_last) < 200000 && has_last);
+	must(dumped_kib(first, &has_first) > 30000 && has_first);
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
 /* ---------------------------------------------------------------- limits */
 
 static int file_limit(void)
@@ -552,7 +610,7 @@ static void test_places(void **state)
 static const struct preload_case cases[] = {
 	CASE(fork_copy), CASE(many_forks), CASE(fork_with_threads), CASE(fork_private), CASE(fork_fails), CASE(raw_fork),
 	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
-	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory),
+	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory), CASE(core_dumps),
 };
 
 #define PASSES(name, run, policy) \
@@ -572,6 +630,7 @@ PASSES(close_and_fork_private, close_and_fork, "private")
 PASSES(numbers, numbers, NULL)
 PASSES(file_limit, file_limit, NULL)
 PASSES(dropped, dropped, NULL)
+PASSES(core_dumps, core_dumps, NULL)
 
 int main(int argc, char **argv)
 {
@@ -583,6 +642,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_close_and_fork), cmocka_unit_test(test_close_and_fork_private),
 		cmocka_unit_test(test_numbers), cmocka_unit_test(test_file_limit), cmocka_unit_test(test_dropped),
 		cmocka_unit_test(test_places), cmocka_unit_test(test_forks_in_memory), cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_core_dumps),
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 
