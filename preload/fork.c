@@ -145,6 +145,9 @@ __attribute__((visibility("default"))) pid_t fork(void)
 		errno = ENOMEM;
 		return -1;
 	}
+	/* here: a program with a malloc of its own has no heap, and nothing that would have asked before */
+	if (!libc_fork)
+		*(void **)&libc_fork = dlsym(RTLD_NEXT, "fork");
 	pid = libc_fork();
 	if (reserved_fd >= 0) /* no handler ran */
 		close(reserved_fd);
@@ -163,5 +166,4 @@ void preload_set_fork_handlers(void)
 	else if (name && *name && strcmp(name, "copy") != 0)
 		preload_complain("FMALLOC_PRELOAD_FORK is copy, private or fail, and not ", name, 0);
 	pthread_atfork(before_fork, in_parent, in_child);
-	*(void **)&libc_fork = dlsym(RTLD_NEXT, "fork");
 }
