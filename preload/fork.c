@@ -20,29 +20,98 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
+
+/* Threads that fork at a time; of more, a child keeps what the others have. */
+#define RESERVED_MAX 256
+
+/* How signals and cancellation were. */
+struct undisturbed {
+	sigset_t mask;
+	int cancel;
+};
 
 enum policy { COPY, PRIVATE, FAIL };
 
 static enum policy policy;
 static pid_t (*libc_fork)(void);
 
-/* One fork at a time: held from the first handler to the last. */
+/* One fork at a time: held from the first handler to the last. No code of others runs while a thread has it. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int copy_fd = -1;
 static int copy_error;
+static struct undisturbed at_fork; /* of the thread that forks */
 
-/* Space that fork() has found for this thread's copy. */
+/* Space that fork() has found for this thread's copy; and for all threads', by `lock`: a child closes the others'. */
 static __thread int reserved_fd = -1;
+static int reserved[RESERVED_MAX];
+static unsigned reserved_count;
+
+/* A signal's handler in a child would store into what is still the parent's memory, and one in the parent might fork
+ * or not come back; files are opened, which is a cancellation point. */
+static void begin_undisturbed(struct undisturbed *was)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &was->mask);
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &was->cancel);
+}
+
+static void end_undisturbed(const struct undisturbed *was)
+{
+	pthread_setcancelstate(was->cancel, NULL);
+	pthread_sigmask(SIG_SETMASK, &was->mask, NULL);
+}
+
+/* ---------------------------------------------------------------- files that wait for a fork */
+
+static int make_reserved(void)
+{
+	int fd;
+
+	/* at a fork of another thread it is in the list, or not there yet */
+	pthread_mutex_lock(&lock);
+	fd = preload_make_file();
+	if (fd >= 0 && reserved_count < RESERVED_MAX)
+		reserved[reserved_count++] = fd;
+	pthread_mutex_unlock(&lock);
+	return fd;
+}
+
+/* It is the caller's now. Under the lock. */
+static void take_reserved(int fd)
+{
+	for (unsigned i = 0; i < reserved_count; i++)
+		if (reserved[i] == fd)
+			reserved[i] = reserved[--reserved_count];
+}
+
+static void drop_reserved(int fd)
+{
+	pthread_mutex_lock(&lock);
+	take_reserved(fd);
+	close(fd);
+	pthread_mutex_unlock(&lock);
+}
+
+/* In a child: other threads of the parent made them. */
+static void close_reserved(void)
+{
+	while (reserved_count)
+		close(reserved[--reserved_count]);
+}
 
 /* ---------------------------------------------------------------- handlers */
 
 static void make_copy(void)
 {
 	copy_fd = reserved_fd >= 0 ? reserved_fd : preload_make_file();
+	take_reserved(copy_fd);
 	reserved_fd = -1;
 	copy_error = copy_fd < 0 || fm_copy_fd(preload_heap, copy_fd) ? errno : 0;
 }
@@ -54,30 +123,46 @@ static void drop_copy(void)
 	copy_fd = -1;
 }
 
+/* Is this thread's stack in the heap? Parent and child would both run on it until the child has memory of its own. */
+static bool is_on_heap(void)
+{
+	return preload_heap && fm_heap_of(__builtin_frame_address(0)) == preload_heap;
+}
+
 static void before_fork(void)
 {
+	struct undisturbed was;
 	int saved = errno;
 
+	begin_undisturbed(&was);
 	pthread_mutex_lock(&lock);
-	if (policy == COPY && preload_heap)
+	at_fork = was;
+	copy_error = 0;
+	if (is_on_heap())
+		copy_error = ENOMEM;
+	else if (policy == COPY && preload_heap)
 		make_copy();
 	errno = saved;
 }
 
 static void in_parent(void)
 {
+	struct undisturbed was = at_fork;
 	int saved = errno;
 
 	drop_copy();
 	pthread_mutex_unlock(&lock);
+	end_undisturbed(&was);
 	errno = saved;
 }
 
 static bool go_on(void)
 {
+	if (copy_error)
+		return false;
 	switch (policy) {
 	case COPY:
-		if (copy_error || fm_child_reopen(preload_heap, copy_fd))
+		if (fm_child_reopen(preload_heap, copy_fd))
 			return false;
 		preload_took(copy_fd);
 		return true;
@@ -102,6 +187,8 @@ static void in_child(void)
 		_exit(127);
 	}
 	drop_copy();
+	close_reserved();
+	end_undisturbed(&at_fork);
 	errno = saved;
 }
 
@@ -119,7 +206,7 @@ static bool can_share(int fd)
 static int reserve_space(void)
 {
 	off_t blocks = preload_blocks();
-	int fd = preload_make_file();
+	int fd = make_reserved();
 	int r;
 
 	if (fd < 0)
@@ -130,18 +217,39 @@ static int reserve_space(void)
 		r = fallocate(fd, 0, 0, blocks) && errno != EOPNOTSUPP ? -1 : 0;
 	else /* by trying */
 		r = fm_copy_fd(preload_heap, fd);
-	if (r)
-		close(fd);
-	else
-		reserved_fd = fd;
-	return r;
+	if (r) {
+		drop_reserved(fd);
+		return r;
+	}
+	/* of a fork that this one, in a signal's handler, came into */
+	if (reserved_fd >= 0)
+		drop_reserved(reserved_fd);
+	reserved_fd = fd;
+	return 0;
+}
+
+/* Can fork() go on? */
+static bool prepare(void)
+{
+	struct undisturbed was;
+	bool can;
+
+	if (!preload_heap)
+		return true;
+	if (policy == FAIL || is_on_heap())
+		return false;
+	begin_undisturbed(&was);
+	can = policy != COPY || reserve_space() == 0;
+	end_undisturbed(&was);
+	return can;
 }
 
 __attribute__((visibility("default"))) pid_t fork(void)
 {
+	struct undisturbed was;
 	pid_t pid;
 
-	if (preload_heap && (policy == FAIL || (policy == COPY && reserve_space()))) {
+	if (!prepare()) {
 		errno = ENOMEM;
 		return -1;
 	}
@@ -149,9 +257,12 @@ __attribute__((visibility("default"))) pid_t fork(void)
 	if (!libc_fork)
 		*(void **)&libc_fork = dlsym(RTLD_NEXT, "fork");
 	pid = libc_fork();
-	if (reserved_fd >= 0) /* no handler ran */
-		close(reserved_fd);
-	reserved_fd = -1;
+	if (reserved_fd >= 0) { /* no handler ran */
+		begin_undisturbed(&was);
+		drop_reserved(reserved_fd);
+		reserved_fd = -1;
+		end_undisturbed(&was);
+	}
 	return pid;
 }
 

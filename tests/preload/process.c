@@ -373,6 +373,123 @@ static int numbers(void)
 	return 0;
 }
 
+/* ---------------------------------------------------------------- at the moment of a fork */
+
+static volatile pid_t *handled_by;
+static volatile sig_atomic_t handled;
+
+static void note_process(int number)
+{
+	(void)number;
+	*handled_by = getpid();
+	handled++;
+}
+
+/* Signals come all the time, to parents and children. No child's handler stores into the parent's memory. */
+static int signals(void)
+{
+	struct sigaction action = {.sa_handler = note_process, .sa_flags = SA_RESTART};
+	char group[20];
+	char *const argv[] = {(char *)"sh", (char *)"-c", (char *)"trap '' USR1; while kill -USR1 -$0; do :; done 2>/dev/null", group, NULL};
+	pid_t me = getpid(), sender, pid;
+	posix_spawnattr_t attr;
+	sigset_t none, now;
+
+	must(setpgid(0, 0) == 0);
+	make_all(1);
+	handled_by = malloc(sizeof(*handled_by));
+	*handled_by = me;
+	must(sigaction(SIGUSR1, &action, NULL) == 0);
+	snprintf(group, sizeof(group), "%d", (int)me);
+	must(posix_spawnattr_init(&attr) == 0);
+	must(posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP) == 0);
+	must(posix_spawnp(&sender, "sh", NULL, &attr, argv, environ) == 0);
+	alarm(100);
+	while (handled < 10)
+		usleep(1000);
+	for (unsigned i = 0; i < 400; i++) {
+		pid = fork();
+		if (pid == 0)
+			_exit(0);
+		preload_join(pid);
+		must(*handled_by == me);
+	}
+	must(kill(sender, SIGKILL) == 0 && waitpid(sender, NULL, 0) == sender);
+	/* they come again as before, in both */
+	sigemptyset(&none);
+	pid = fork();
+	must(sigprocmask(SIG_SETMASK, NULL, &now) == 0 && memcmp(&now, &none, 8) == 0);
+	handled = 0;
+	must(raise(SIGUSR1) == 0 && handled == 1);
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
+/* Files of children, without those of the heap. */
+static unsigned other_files(void)
+{
+	struct stat st;
+	unsigned n = 0;
+
+	for (int fd = 3; fd < 1024; fd++)
+		n += fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+	return n - 2;
+}
+
+static void *fork_and_count(void *arg)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			_exit(other_files() != 0);
+		preload_join(pid);
+	}
+	return arg;
+}
+
+/* What a thread has made for its fork is not inherited by another's child, which would hold the space. */
+static int forks_of_others(void)
+{
+	pthread_t thread[3];
+
+	make_all(1);
+	for (unsigned i = 0; i < 3; i++)
+		must(pthread_create(&thread[i], NULL, fork_and_count, NULL) == 0);
+	for (unsigned i = 0; i < 3; i++)
+		must(pthread_join(thread[i], NULL) == 0);
+	must(other_files() == 0);
+	return 0;
+}
+
+static void *fork_on_heap(void *arg)
+{
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	return arg;
+}
+
+/* On a stack that malloc made no fork can be; on others as before. */
+static int stack_in_heap(void)
+{
+	size_t size = 256 * 1024;
+	void *stack = aligned_alloc(4096, size);
+	pthread_attr_t attr;
+	pthread_t thread;
+	pid_t pid;
+
+	must(pthread_attr_init(&attr) == 0 && pthread_attr_setstack(&attr, stack, size) == 0);
+	must(pthread_create(&thread, &attr, fork_on_heap, NULL) == 0);
+	must(pthread_join(thread, NULL) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
 /* ---------------------------------------------------------------- core dumps */
 
 /* Of how many KiB of the heap's mapping does the kernel write a core? -1: it does not say. And is `p` in it? */
@@ -611,6 +728,7 @@ static const struct preload_case cases[] = {
 	CASE(fork_copy), CASE(many_forks), CASE(fork_with_threads), CASE(fork_private), CASE(fork_fails), CASE(raw_fork),
 	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
 	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory), CASE(core_dumps),
+	CASE(signals), CASE(forks_of_others), CASE(stack_in_heap),
 };
 
 #define PASSES(name, run, policy) \
@@ -631,6 +749,11 @@ PASSES(numbers, numbers, NULL)
 PASSES(file_limit, file_limit, NULL)
 PASSES(dropped, dropped, NULL)
 PASSES(core_dumps, core_dumps, NULL)
+PASSES(signals, signals, NULL)
+PASSES(signals_private, signals, "private")
+PASSES(forks_of_others, forks_of_others, NULL)
+PASSES(stack_in_heap, stack_in_heap, NULL)
+PASSES(stack_in_heap_private, stack_in_heap, "private")
 
 int main(int argc, char **argv)
 {
@@ -642,7 +765,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_close_and_fork), cmocka_unit_test(test_close_and_fork_private),
 		cmocka_unit_test(test_numbers), cmocka_unit_test(test_file_limit), cmocka_unit_test(test_dropped),
 		cmocka_unit_test(test_places), cmocka_unit_test(test_forks_in_memory), cmocka_unit_test(test_full_disk),
-		cmocka_unit_test(test_core_dumps),
+		cmocka_unit_test(test_core_dumps), cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_signals_private), cmocka_unit_test(test_forks_of_others),
+		cmocka_unit_test(test_stack_in_heap), cmocka_unit_test(test_stack_in_heap_private),
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 
