@@ -13,6 +13,7 @@
  * none.
  */
 #define _GNU_SOURCE
+#include "../src/api/embed.h"
 #include "preload.h"
 
 #include <dlfcn.h>
@@ -24,6 +25,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 /* Threads that fork at a time; of more, a child keeps what the others have. */
@@ -44,6 +47,8 @@ static pid_t (*libc_fork)(void);
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int copy_fd = -1;
 static int copy_error;
+static void *copy_memory; /* instead of the file; NULL: there is none */
+static size_t copy_len;
 static struct undisturbed at_fork; /* of the thread that forks */
 
 /* Space that fork() has found for this thread's copy; and for all threads', by `lock`: a child closes the others'. */
@@ -108,12 +113,20 @@ static void close_reserved(void)
 
 /* ---------------------------------------------------------------- handlers */
 
+/* No lack of space: RLIMIT_FSIZE, no descriptor, a filter of system calls. Memory may serve where no file does. */
+static bool can_be_in_memory(int error)
+{
+	return error != ENOSPC && error != EDQUOT && error != ENOMEM;
+}
+
 static void make_copy(void)
 {
 	copy_fd = reserved_fd >= 0 ? reserved_fd : preload_make_file();
 	take_reserved(copy_fd);
 	reserved_fd = -1;
 	copy_error = copy_fd < 0 || fm_copy_fd(preload_heap, copy_fd) ? errno : 0;
+	if (copy_error && can_be_in_memory(copy_error))
+		copy_error = embed_copy(preload_heap, &copy_memory, &copy_len) ? errno : 0;
 }
 
 static void drop_copy(void)
@@ -121,6 +134,9 @@ static void drop_copy(void)
 	if (copy_fd >= 0)
 		close(copy_fd);
 	copy_fd = -1;
+	if (copy_memory)
+		munmap(copy_memory, copy_len);
+	copy_memory = NULL;
 }
 
 /* Is this thread's stack in the heap? Parent and child would both run on it until the child has memory of its own. */
@@ -162,6 +178,12 @@ static bool go_on(void)
 		return false;
 	switch (policy) {
 	case COPY:
+		if (copy_memory) {
+			void *memory = copy_memory;
+
+			copy_memory = NULL;
+			return embed_adopt(preload_heap, memory, copy_len) == 0;
+		}
 		if (fm_child_reopen(preload_heap, copy_fd))
 			return false;
 		preload_took(copy_fd);
@@ -202,21 +224,45 @@ static bool can_share(int fd)
 	return ioctl(fd, FICLONERANGE, &first) == 0;
 }
 
-/* Blocks that the heap has now, for the copy: so that lack of them is an error of fork(). 0 or -1. */
+static int try_memory(void)
+{
+	size_t len;
+	void *memory;
+
+	if (!can_be_in_memory(errno) || embed_copy(preload_heap, &memory, &len))
+		return -1;
+	return munmap(memory, len);
+}
+
+/* Blocks for the whole copy, so that lack of them is an error of fork(). 0 or -1. */
+static int allocate(int fd)
+{
+	size_t size = embed_file_size(preload_heap);
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && size > limit.rlim_cur) {
+		errno = EFBIG; /* and not SIGXFSZ */
+		return -1;
+	}
+	/* what is shared takes no blocks, but holes do */
+	if (preload_blocks() > 0 && can_share(fd))
+		return fm_copy_fd(preload_heap, fd);
+	return fallocate(fd, 0, 0, (off_t)size) && errno != EOPNOTSUPP ? -1 : 0;
+}
+
+/* 0, or -1: fork() can't be. */
 static int reserve_space(void)
 {
-	off_t blocks = preload_blocks();
 	int fd = make_reserved();
 	int r;
 
 	if (fd < 0)
-		return -1;
-	if (blocks > 0 && can_share(fd))
-		r = 0;
-	else if (blocks > 0)
-		r = fallocate(fd, 0, 0, blocks) && errno != EOPNOTSUPP ? -1 : 0;
-	else /* by trying */
-		r = fm_copy_fd(preload_heap, fd);
+		return try_memory();
+	r = allocate(fd);
+	if (r && can_be_in_memory(errno)) {
+		drop_reserved(fd);
+		return try_memory();
+	}
 	if (r) {
 		drop_reserved(fd);
 		return r;

@@ -44,6 +44,21 @@ int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **
 	return 0;
 }
 
+int memory_view(void *at, uint64_t len, void **result)
+{
+	void *p = mremap(at, 0, len, MREMAP_MAYMOVE); /* of length 0: the old one stays */
+	int r;
+
+	if (p == MAP_FAILED)
+		return -errno;
+	r = result_of(mprotect(p, len, PROT_READ));
+	if (r)
+		munmap(p, len);
+	else
+		*result = p;
+	return r;
+}
+
 int memory_map_private(int fd, void *at, uint64_t len)
 {
 	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;

@@ -95,6 +95,8 @@ static int allocate(struct store *store, uint64_t off, uint64_t len)
 	int fd = store_borrow(store);
 	int r;
 
+	if (store->is_memory)
+		return 0;
 	if (fd < 0)
 		return store->base && !store->is_atomic ? allocate_mapped(store, off, len) : fd; /* its pages are none of the file's */
 	r = allocate_in(store, fd, off, len);
@@ -210,7 +212,7 @@ int store_back(struct store *store, uint64_t off, uint64_t len)
 int store_punch(struct store *store, uint64_t off, uint64_t len)
 {
 	int fd = store_borrow(store);
-	int r = fd < 0 ? fd : os->punch(fd, off, len);
+	int r = store->is_memory ? os->advise(store->base + off, len, OS_DROP) : fd < 0 ? fd : os->punch(fd, off, len);
 
 	store_give_back(store, fd);
 	if (!r)
@@ -232,7 +234,7 @@ int store_truncate(struct store *store, uint64_t size)
 	/* no access beyond the end while it moves */
 	store_release(&store->size, size);
 	os->protect(store->base + size, old - size, false, false);
-	r = cut(store, size, length);
+	r = store->is_memory ? os->advise(store->base + size, old - size, OS_DROP) : cut(store, size, length);
 	if (r) {
 		if (os->protect(store->base + size, old - size, true, true) == 0)
 			store_release(&store->size, old);

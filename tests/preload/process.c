@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -562,6 +563,136 @@ static int file_limit(void)
 	return 0;
 }
 
+/* Two generations of children that have all, and can use it and more. */
+static void must_fork_well(void)
+{
+	pid_t pid = fork();
+
+	must(pid >= 0);
+	if (pid == 0) {
+		uint8_t *large;
+
+		must(are_intact(1));
+		churn(1);
+		must((large = malloc(20 << 20)) != NULL);
+		memset(large, 1, 20 << 20);
+		fill_all(100000);
+		pid = fork();
+		must(pid >= 0);
+		if (pid == 0) {
+			must(are_intact(100000) && large[(20 << 20) - 1] == 1);
+			churn(100000);
+			free(large);
+			malloc_trim(0);
+			must((large = calloc(1, 10 << 20)) != NULL);
+			for (size_t i = 0; i < 10 << 20; i += 1000)
+				must(large[i] == 0);
+			_exit(0);
+		}
+		fill_all(200000);
+		preload_join(pid);
+		must(are_intact(200000));
+		_exit(0);
+	}
+	fill_all(300000);
+	preload_join(pid);
+	must(are_intact(300000));
+}
+
+static void limit_to(int which, rlim_t value)
+{
+	struct rlimit limit;
+
+	must(getrlimit((__rlimit_resource_t)which, &limit) == 0);
+	limit.rlim_cur = value;
+	must(setrlimit((__rlimit_resource_t)which, &limit) == 0);
+}
+
+/* Limits that were not there when the heap was made; the first is that of a shell's `ulimit -f 10`. */
+static int late_file_limit(void)
+{
+	make_all(1);
+	limit_to(RLIMIT_FSIZE, 10240);
+	must_fork_well();
+	return 0;
+}
+
+static int late_address_limit(void)
+{
+	make_all(1);
+	limit_to(RLIMIT_AS, 400 << 20);
+	must_fork_well();
+	return 0;
+}
+
+static int late_address_limit_private(void)
+{
+	pid_t pid;
+	int status;
+
+	make_all(1);
+	limit_to(RLIMIT_AS, 400 << 20);
+	pid = fork();
+	if (pid == 0) {
+		must(are_intact(1)); /* as with private the child sees these */
+		must(malloc(1000) != NULL);
+		_exit(0);
+	}
+	must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+	return 0;
+}
+
+/* No number is free, then one, then two. */
+static int no_descriptor(void)
+{
+	make_all(1);
+	for (unsigned spare = 0; spare < 4; spare++) {
+		int fd, last = -1;
+		pid_t pid;
+
+		limit_to(RLIMIT_NOFILE, 1024);
+		while ((fd = open("/dev/null", O_RDONLY)) >= 0)
+			last = fd;
+		for (unsigned i = 0; i < spare; i++)
+			close(last--);
+		pid = fork();
+		must(pid >= 0);
+		if (pid == 0) {
+			must(are_intact(1));
+			churn(1);
+			_exit(0);
+		}
+		preload_join(pid);
+	}
+	for (int fd = 3; fd < 900; fd++)
+		close(fd);
+	must_fork_well();
+	return 0;
+}
+
+/* A page that can't be read, with and without descriptors. */
+static int guard_page(void)
+{
+	uint8_t *p = aligned_alloc(4096, 65536);
+
+	make_all(1);
+	memset(p, 1, 65536);
+	must(mprotect(p + 4096, 4096, PROT_NONE) == 0);
+	for (unsigned i = 0; i < 2; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			must(are_intact(1) && p[0] == 1 && p[65535] == 1);
+			churn(1);
+			_exit(0);
+		}
+		preload_join(pid);
+		must(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+	}
+	must(are_intact(1));
+	return 0;
+}
+
 /* A heap of 24 MiB in a file system that has 32: no copy fits. */
 static int full_disk(void)
 {
@@ -729,6 +860,7 @@ static const struct preload_case cases[] = {
 	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
 	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory), CASE(core_dumps),
 	CASE(signals), CASE(forks_of_others), CASE(stack_in_heap),
+	CASE(late_file_limit), CASE(late_address_limit), CASE(late_address_limit_private), CASE(no_descriptor), CASE(guard_page),
 };
 
 #define PASSES(name, run, policy) \
@@ -753,6 +885,11 @@ PASSES(signals, signals, NULL)
 PASSES(signals_private, signals, "private")
 PASSES(forks_of_others, forks_of_others, NULL)
 PASSES(stack_in_heap, stack_in_heap, NULL)
+PASSES(late_file_limit, late_file_limit, NULL)
+PASSES(late_address_limit, late_address_limit, NULL)
+PASSES(late_address_limit_private, late_address_limit_private, "private")
+PASSES(no_descriptor, no_descriptor, NULL)
+PASSES(guard_page, guard_page, NULL)
 PASSES(stack_in_heap_private, stack_in_heap, "private")
 
 int main(int argc, char **argv)
@@ -768,6 +905,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_core_dumps), cmocka_unit_test(test_signals),
 		cmocka_unit_test(test_signals_private), cmocka_unit_test(test_forks_of_others),
 		cmocka_unit_test(test_stack_in_heap), cmocka_unit_test(test_stack_in_heap_private),
+		cmocka_unit_test(test_late_file_limit), cmocka_unit_test(test_late_address_limit),
+		cmocka_unit_test(test_late_address_limit_private), cmocka_unit_test(test_no_descriptor),
+		cmocka_unit_test(test_guard_page),
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 
