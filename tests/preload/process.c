@@ -743,6 +743,33 @@ static int full_disk(void)
 	return 0;
 }
 
+/* A heap of holes: there is space for what it has, and none for the whole length, which a child's copy takes. */
+static int sparse_heap(void)
+{
+	uint8_t *block[20];
+	char path[PATH_MAX];
+	pid_t pid;
+	int fd;
+
+	for (unsigned i = 0; i < 20; i++) {
+		must((block[i] = malloc(1 << 20)) != NULL);
+		memset(block[i], 1, 1 << 20);
+	}
+	for (unsigned i = 0; i < 19; i++)
+		free(block[i]);
+	malloc_trim(0);
+	snprintf(path, sizeof(path), "%s/other", getenv("TEST_DIR"));
+	must((fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600)) >= 0 && fallocate(fd, 0, 0, 11 << 20) == 0);
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	must(ftruncate(fd, 0) == 0 && unlink(path) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
 static void test_full_disk(void **state)
 {
 	char place[PATH_MAX], heap[PATH_MAX];
@@ -758,6 +785,8 @@ static void test_full_disk(void **state)
 	assert_int_equal(mkdir(place, 0700), 0);
 	proc_path(heap, place, "heap.fm");
 	status = preload_run("full_disk", heap, NULL);
+	if (!status)
+		status = preload_run("sparse_heap", heap, NULL);
 	assert_int_equal(umount(preload_dir), 0);
 	if (status)
 		fail_msg("status %#x, and it said: %s", (unsigned)status, preload_stderr);
@@ -860,7 +889,7 @@ static const struct preload_case cases[] = {
 	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
 	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory), CASE(core_dumps),
 	CASE(signals), CASE(forks_of_others), CASE(stack_in_heap),
-	CASE(late_file_limit), CASE(late_address_limit), CASE(late_address_limit_private), CASE(no_descriptor), CASE(guard_page),
+	CASE(late_file_limit), CASE(late_address_limit), CASE(late_address_limit_private), CASE(no_descriptor), CASE(guard_page), CASE(sparse_heap),
 };
 
 #define PASSES(name, run, policy) \
