@@ -4,7 +4,7 @@
  *
  *   copy     the parent copies its heap to another unnamed file, as the last step before the fork and so after other
  *            libraries' handlers have locked what they lock; the child maps that in its place. fork() fails
- *            with ENOMEM where there is no space for the copy.
+ *            with ENOMEM where there is no space for the copy. Where no file can be had the copy is anonymous memory.
  *   private  the child sees the parent's objects through a private mapping, and allocates in a heap of its own.
  *   fail     fork() fails with ENOMEM.
  *
