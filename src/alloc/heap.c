@@ -369,20 +369,52 @@ static void forget_derived(struct heap *heap)
 	heap->cache_count = 0;
 }
 
-int heap_reopen(struct heap *heap, int fd)
+/* After the store is the process's own. */
+static int derive_again(struct heap *heap)
 {
-	if (store_reopen(&heap->store, fd))
-		return -1;
 	renew_locks(heap);
 	forget_derived(heap);
-	if (make_tables(heap) || directory_open(heap) || check_length(heap) || store_mark_dirty(&heap->store))
-		return -1;
 	heap->pub.fd = heap->store.fd;
-	return 0;
+	return make_tables(heap) || directory_open(heap) || check_length(heap) ? -1 : 0;
+}
+
+static void shorten_table(void *table, uint64_t len, uint64_t was)
+{
+	uint64_t page = os->page_size();
+
+	if (table && round_up(len, page) < round_up(was, page))
+		os->unmap((uint8_t *)table + round_up(len, page), round_up(was, page) - round_up(len, page));
+}
+
+/* What the descriptors may grow into is not needed any more, and a limit on address space may have been set. */
+static void shorten_tables(struct heap *heap)
+{
+	uint64_t was = heap->segments_max;
+	uint64_t keep = min_u64(was, round_up(heap->store.size, SEGMENT_SIZE) >> SEGMENT_SHIFT);
+
+	shorten_table(heap->units, keep * SEGMENT_UNITS * sizeof(struct unit), was * SEGMENT_UNITS * sizeof(struct unit));
+	shorten_table(heap->segments, keep * sizeof(struct segment), was * sizeof(struct segment));
+	heap->segments_max = keep;
+	heap->covered = min_u64(heap->covered, keep);
+}
+
+int heap_reopen(struct heap *heap, int fd)
+{
+	shorten_tables(heap);
+	if (store_reopen(&heap->store, fd) || derive_again(heap))
+		return -1;
+	return store_mark_dirty(&heap->store);
+}
+
+int heap_adopt(struct heap *heap, void *memory, uint64_t len)
+{
+	shorten_tables(heap);
+	return store_adopt(&heap->store, memory, len) ? -1 : derive_again(heap);
 }
 
 int heap_detach(struct heap *heap)
 {
+	shorten_tables(heap);
 	if (store_detach(&heap->store))
 		return -1;
 	renew_locks(heap);

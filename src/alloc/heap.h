@@ -214,6 +214,9 @@ int heap_reopen(struct heap *heap, int fd);
 /* In a child: the mapping becomes private, and the heap is for looking only. */
 int heap_detach(struct heap *heap);
 
+/* In a forked child: go on in anonymous memory, `len` bytes that store_copy_to_memory() filled in the parent. */
+int heap_adopt(struct heap *heap, void *memory, uint64_t len);
+
 /* All data to the device and the mark off, at exit; the heap stays usable (heap_wake). Does nothing if a lock
  * is held. */
 int heap_rest(struct heap *heap);

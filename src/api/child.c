@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "../alloc/owner.h"
 #include "../base/status.h"
+#include "embed.h"
 #include "registry.h"
 #include "target.h"
 
@@ -12,7 +13,8 @@ static int refuse_atomic(void)
 	return fail(ENOTSUP, "the heap is an atomic one, whose memory no forked child can go on with; fm_snapshot copies it");
 }
 
-int fm_copy_fd(fm_heap *handle, int fd)
+/* To the file `fd`, or to *memory if that is not NULL. */
+static int copy(fm_heap *handle, int fd, void **memory, size_t *len)
 {
 	struct heap *heap = registry_usable(handle);
 	int r;
@@ -26,10 +28,27 @@ int fm_copy_fd(fm_heap *handle, int fd)
 	/* units and segments stay what they are; single slots may come and go */
 	heap_lock(heap);
 	owner_hold_units(heap);
-	r = store_copy(&heap->store, fd);
+	r = memory ? store_copy_to_memory(&heap->store, memory) : store_copy(&heap->store, fd);
+	if (len)
+		*len = heap->store.size;
 	owner_release_units(heap);
 	heap_unlock(heap);
 	return r ? fail(-r, "copying the heap:") : 0;
+}
+
+int fm_copy_fd(fm_heap *handle, int fd)
+{
+	return copy(handle, fd, NULL, NULL);
+}
+
+int embed_copy(fm_heap *handle, void **memory, size_t *len)
+{
+	return copy(handle, -1, memory, len);
+}
+
+size_t embed_file_size(const fm_heap *handle)
+{
+	return load_acquire(&heap_of_handle((fm_heap *)(uintptr_t)handle)->store.size);
 }
 
 /* The heap that this process has inherited and does not own; NULL after fail(). */
@@ -50,7 +69,8 @@ static struct heap *inherited(fm_heap *handle)
 	return heap_of_handle(handle);
 }
 
-int fm_child_reopen(fm_heap *handle, int fd)
+/* Go on with the copy `fd`, or with that in `memory` if it is not NULL. */
+static int take_over(fm_heap *handle, int fd, void *memory, size_t len)
 {
 	struct heap *heap = inherited(handle);
 	int r, cancel;
@@ -59,13 +79,24 @@ int fm_child_reopen(fm_heap *handle, int fd)
 		return -1;
 	/* it has cancellation points, and half of it is worse than none */
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
-	r = heap_reopen(heap, fd);
+	r = memory ? heap_adopt(heap, memory, len) : heap_reopen(heap, fd);
+	registry_shorten(heap);
 	if (!r) {
 		registry_revive(heap);
 		target_refresh();
 	}
 	pthread_setcancelstate(cancel, NULL);
 	return r;
+}
+
+int fm_child_reopen(fm_heap *handle, int fd)
+{
+	return take_over(handle, fd, NULL, 0);
+}
+
+int embed_adopt(fm_heap *handle, void *memory, size_t len)
+{
+	return take_over(handle, -1, memory, len);
 }
 
 int fm_child_detach(fm_heap *handle)
@@ -77,6 +108,7 @@ int fm_child_detach(fm_heap *handle)
 		return -1;
 	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	r = heap_detach(heap);
+	registry_shorten(heap);
 	pthread_setcancelstate(cancel, NULL);
 	return r;
 }

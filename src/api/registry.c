@@ -86,6 +86,13 @@ void registry_withdraw(struct heap *heap)
 	pthread_mutex_unlock(&lock);
 }
 
+void registry_shorten(struct heap *heap)
+{
+	for (uint32_t i = 0; i < ranges_used; i++)
+		if (ranges[i].len && ranges[i].heap == heap)
+			store_release(&ranges[i].len, heap->store.reserved);
+}
+
 void registry_give(struct heap *heap)
 {
 	pthread_mutex_lock(&lock);

@@ -15,6 +15,9 @@ struct heap *registry_take(uint64_t **alive);
 void registry_publish(struct heap *heap);
 void registry_withdraw(struct heap *heap);
 
+/* In a child: the heap's reservation has become shorter. */
+void registry_shorten(struct heap *heap);
+
 /* Give the slot back: after closing, or when opening failed. */
 void registry_give(struct heap *heap);
 

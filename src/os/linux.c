@@ -542,6 +542,7 @@ const struct os_calls os_linux = {
 	.reserve_file = memory_reserve_file,
 	.reserve_private = memory_reserve_private,
 	.reserve_memory = memory_reserve,
+	.view = memory_view,
 	.map_private = memory_map_private,
 	.move_memory = memory_move,
 	.protect = memory_protect,

@@ -37,6 +37,8 @@ int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **res
 
 	if (p == MAP_FAILED)
 		return -errno;
+	/* a core of the whole reservation would be a terabyte; store_may_dump() */
+	madvise(p, len, MADV_DONTDUMP);
 	*result = p;
 	return 0;
 }
@@ -50,6 +52,21 @@ int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **
 		return -errno;
 	*result = p;
 	return 0;
+}
+
+int memory_view(void *at, uint64_t len, void **result)
+{
+	void *p = mremap(at, 0, len, MREMAP_MAYMOVE); /* of length 0: the old one stays */
+	int r;
+
+	if (p == MAP_FAILED)
+		return -errno;
+	r = result_of(mprotect(p, len, PROT_READ));
+	if (r)
+		munmap(p, len);
+	else
+		*result = p;
+	return r;
 }
 
 int memory_map_private(int fd, void *at, uint64_t len)
@@ -92,6 +109,7 @@ int memory_advise(void *at, uint64_t len, enum os_advice advice)
 		[OS_POPULATE_WRITE] = MADV_POPULATE_WRITE,
 		[OS_WIPE_ON_FORK] = MADV_WIPEONFORK,
 		[OS_DONT_DUMP] = MADV_DONTDUMP,
+		[OS_DUMP] = MADV_DODUMP,
 		[OS_DROP] = MADV_DONTNEED,
 	};
 

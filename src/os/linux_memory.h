@@ -9,6 +9,7 @@
 
 int memory_reserve_file(int fd, void *at, bool replace, uint64_t len, void **result);
 int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **result);
+int memory_view(void *at, uint64_t len, void **result);
 int memory_map_private(int fd, void *at, uint64_t len);
 int memory_move(void *from, void *at, uint64_t len);
 int memory_reserve(uint64_t len, void **result);

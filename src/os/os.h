@@ -29,7 +29,7 @@ struct os_stat {
 	bool is_regular;
 };
 
-enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP, OS_DROP };
+enum os_advice { OS_POPULATE_WRITE, OS_WIPE_ON_FORK, OS_DONT_DUMP, OS_DUMP, OS_DROP };
 
 /* Pages [start, end) by address. */
 struct os_range {
@@ -82,6 +82,8 @@ struct os_calls {
 	int (*reserve_file)(int fd, void *at, bool replace, uint64_t len, void **result); /* shared, PROT_NONE */
 	int (*reserve_private)(int fd, void *at, bool replace, uint64_t len, void **result); /* copy on write, PROT_NONE */
 	int (*reserve_memory)(uint64_t len, void **result);                   /* anonymous, PROT_NONE */
+	int (*view)(void *at, uint64_t len, void **result);                   /* a second mapping of a shared one, for
+	                                                                         reading all of it */
 	int (*map_private)(int fd, void *at, uint64_t len);                   /* in the place of what is at `at` */
 	int (*move_memory)(void *from, void *at, uint64_t len);               /* the same, of an anonymous range */
 	int (*protect)(void *at, uint64_t len, bool readable, bool writable);

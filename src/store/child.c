@@ -20,7 +20,7 @@ static bool is_zero(const uint8_t *bytes, uint64_t len)
 }
 
 /* The next stretch [*from, *to) at or after *from that is not all a hole. 0, -ENXIO: none, or -errno. */
-static int next_stretch(const struct store *store, int fd, uint64_t *from, uint64_t *to)
+static int next_stretch(const struct store *store, const uint8_t *bytes, int fd, uint64_t *from, uint64_t *to)
 {
 	uint64_t end = store->size;
 	int r = fd < 0 ? -EBADF : os->next_data(fd, from);
@@ -32,7 +32,7 @@ static int next_stretch(const struct store *store, int fd, uint64_t *from, uint6
 		*to = min_u64(round_up(*to, LENGTH_PAGE), end);
 	if (r != -ENXIO && r) {
 		/* holes can't be told: what is zero is as good as one */
-		while (*from < end && is_zero(store->base + *from, min_u64(CHUNK, end - *from)))
+		while (*from < end && is_zero(bytes + *from, min_u64(CHUNK, end - *from)))
 			*from += CHUNK;
 		*to = min_u64(*from + CHUNK, end);
 		r = 0;
@@ -41,18 +41,38 @@ static int next_stretch(const struct store *store, int fd, uint64_t *from, uint6
 	return !r && *from >= end ? -ENXIO : r;
 }
 
-static int copy_bytes(const struct store *store, int from_fd, int fd)
+/* To the file `fd`, or to `memory` if that is not NULL. */
+static int copy_from(const struct store *store, const uint8_t *bytes, int from_fd, int fd, uint8_t *memory)
 {
 	uint64_t from = 0, to;
 	int r;
 
-	while ((r = next_stretch(store, from_fd, &from, &to)) == 0) {
-		r = os->pwrite_full(fd, store->base + from, to - from, from);
+	while ((r = next_stretch(store, bytes, from_fd, &from, &to)) == 0) {
+		if (memory)
+			memcpy(memory + from, bytes + from, to - from);
+		else
+			r = os->pwrite_full(fd, bytes + from, to - from, from);
 		if (r)
 			return r;
 		from = to;
 	}
 	return r == -ENXIO ? 0 : r;
+}
+
+static int copy_bytes(const struct store *store, int from_fd, int fd, uint8_t *memory)
+{
+	bool reads = from_fd < 0 || memory; /* by instructions, and not by a system call, which can fail */
+	int r = reads ? -EFAULT : copy_from(store, store->base, from_fd, fd, NULL);
+	void *view;
+
+	if (r != -EFAULT)
+		return r;
+	/* the program may have made pages unreadable; private memory has no second mapping */
+	if (os->view(store->base, store->size, &view))
+		return reads ? copy_from(store, store->base, from_fd, fd, memory) : -ENOMEM;
+	r = copy_from(store, view, from_fd, fd, memory);
+	os->unmap(view, store->size);
+	return r;
 }
 
 int store_copy(struct store *store, int fd)
@@ -71,7 +91,7 @@ int store_copy(struct store *store, int fd)
 		if (r == -EOPNOTSUPP)
 			r = 0;
 		if (!r)
-			r = copy_bytes(store, from_fd, fd);
+			r = copy_bytes(store, from_fd, fd, NULL);
 	}
 	/* the holes of a clone, and the tail of a file system without fallocate */
 	if (!r)
@@ -82,19 +102,42 @@ int store_copy(struct store *store, int fd)
 	return r;
 }
 
+int store_copy_to_memory(struct store *store, void **memory)
+{
+	int from_fd, r;
+
+	if (store->size > os->memory_limit())
+		return -ENOMEM;
+	r = os->reserve_memory(store->size, memory);
+	if (r)
+		return r;
+	from_fd = store_borrow(store);
+	r = os->protect(*memory, store->size, true, true);
+	if (!r)
+		r = copy_bytes(store, from_fd, -1, *memory);
+	store_give_back(store, from_fd);
+	if (r)
+		os->unmap(*memory, store->size);
+	return r;
+}
+
 /* ---------------------------------------------------------------- another file at the same place */
 
-/* Descriptions of the child's own where /proc is there. */
+/* Descriptions of the child's own where the kernel gives them. */
+static int open_one(int fd)
+{
+	int own = os->reopen(fd, true);
+
+	/* no /proc, or a filter of system calls; the other two: `fd` is not open for reading and writing */
+	return own < 0 && own != -EACCES && own != -EBADF ? os->copy_fd(fd) : own;
+}
+
 static int open_both(struct store *next, int fd)
 {
-	next->fd = os->reopen(fd, true);
-	if (next->fd == -ENOENT)
-		next->fd = os->copy_fd(fd);
+	next->fd = open_one(fd);
 	if (next->fd < 0)
 		return fail(-next->fd, "opening the copy:");
-	next->lock_fd = os->reopen(fd, true);
-	if (next->lock_fd == -ENOENT)
-		next->lock_fd = os->copy_fd(fd);
+	next->lock_fd = open_one(fd);
 	return next->lock_fd < 0 ? fail(-next->lock_fd, "opening the copy:") : 0;
 }
 
@@ -121,13 +164,36 @@ static int take_copy(struct store *next, const struct store *store)
 	return 0;
 }
 
-static int map_in_place(const struct store *next)
+/* Keep the first `len` bytes of the reservation. */
+static void shrink(struct store *store, uint64_t len)
 {
-	void *result;
-	int r = os->reserve_file(next->fd, next->base, true, next->reserved, &result);
+	len = max_u64(round_down(len, SEGMENT_SIZE), round_up(store->size, SEGMENT_SIZE));
+	if (len >= store->reserved)
+		return;
+	os->unmap(store->base + len, store->reserved - len);
+	store->reserved = len;
+	store->max_size = min_u64(store->max_size, len);
+}
 
+/* RLIMIT_AS may have been set since the reservation was made: then a part of it goes, twice as much as must. */
+static int map_in_place(struct store *next, struct store *store)
+{
+	uint64_t was = store->reserved, before;
+	void *result;
+	int r;
+
+	do {
+		before = store->reserved;
+		r = os->reserve_file(next->fd, next->base, true, before, &result);
+		if (r == -ENOMEM || (!r && before < was))
+			shrink(store, before / 2);
+	} while (r == -ENOMEM && store->reserved < before);
+	next->reserved = store->reserved;
+	next->max_size = store->max_size;
 	if (!r)
 		r = os->protect(next->base, next->size, true, true);
+	if (!r)
+		store_may_dump(next, 0, next->size, true);
 	return r ? fail(-r, "mapping the copy:") : 0;
 }
 
@@ -138,12 +204,13 @@ int store_reopen(struct store *store, int fd)
 
 	next.fd = next.lock_fd = -1;
 	next.id = (struct os_file_id){0};
-	if (open_both(&next, fd) || take_copy(&next, store) || map_in_place(&next)) {
+	/* first: perhaps no other number is free. The mapping stays */
+	store_close_lock(store);
+	store_close_fd(store);
+	if (open_both(&next, fd) || take_copy(&next, store) || map_in_place(&next, store)) {
 		store_close_file(&next);
 		return -1;
 	}
-	store_close_lock(store);
-	store_close_fd(store);
 	next.is_marked = next.is_unclean = next.sync_failed = next.zeroes_only = false;
 	next.is_moved = true; /* the mark names the parent's file */
 	*store = next;
@@ -154,31 +221,63 @@ int store_reopen(struct store *store, int fd)
 /* ---------------------------------------------------------------- no file */
 
 /* Its bytes in anonymous memory, where no descriptor is left to map privately. */
-static int detach_to_memory(const struct store *store)
+static int detach_to_memory(struct store *store)
 {
-	uint64_t from = 0, to;
 	void *memory;
-	uint8_t *bytes;
-	int r = os->reserve_memory(store->size, &memory);
+	int r = store_copy_to_memory(store, &memory);
 
 	if (r)
 		return r;
-	bytes = memory;
-	r = os->protect(memory, store->size, true, true);
-	while (!r && (r = next_stretch(store, -1, &from, &to)) == 0) {
-		memcpy(bytes + from, store->base + from, to - from);
-		from = to;
-	}
-	r = r == -ENXIO ? os->move_memory(memory, store->base, store->size) : r;
+	r = os->move_memory(memory, store->base, store->size);
 	if (r)
 		os->unmap(memory, store->size);
 	return r;
 }
 
+/* Replace what follows the first `size` bytes by anonymous memory, as much as can be had. */
+static void reserve_rest(struct store *store)
+{
+	uint64_t was = store->reserved, before;
+	void *rest;
+	int r;
+
+	do {
+		before = store->reserved;
+		if (before == store->size)
+			return;
+		r = os->reserve_memory(before - store->size, &rest);
+		if (!r && os->move_memory(rest, store->base + store->size, before - store->size))
+			os->unmap(rest, before - store->size);
+		if (r || before < was)
+			shrink(store, before / 2);
+	} while (r && store->reserved < before);
+}
+
+int store_adopt(struct store *store, void *memory, uint64_t len)
+{
+	uint64_t size = min_u64(store->size, len);
+	int r = os->move_memory(memory, store->base, size);
+
+	if (r)
+		return fail(-r, "taking the copy into use:");
+	/* another thread may have made the heap shorter or longer since */
+	if (size < len)
+		os->unmap((uint8_t *)memory + size, len - size);
+	store_close_lock(store);
+	store_close_fd(store);
+	store->size = size;
+	store->is_memory = store->is_marked = true;
+	reserve_rest(store);
+	return 0;
+}
+
 int store_detach(struct store *store)
 {
-	int fd = store_borrow(store);
-	int r = fd < 0 ? detach_to_memory(store) : os->map_private(fd, store->base, store->size);
+	int fd, r;
+
+	shrink(store, 0); /* it will not grow, and a new heap needs the address space */
+	fd = store_borrow(store);
+	r = fd < 0 ? detach_to_memory(store) : os->map_private(fd, store->base, store->size);
 
 	store_give_back(store, fd);
 	if (r)

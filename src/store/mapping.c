@@ -107,8 +107,10 @@ static int make_accessible(struct store *store)
 {
 	int r = os->protect(store->base, store->size, true, !store->read_only);
 
-	if (!r)
+	if (!r) {
+		store_may_dump(store, 0, store->size, true);
 		return 0;
+	}
 	store_unmap(store);
 	return fail(-r, "mapping %llu bytes:", (unsigned long long)store->size);
 }

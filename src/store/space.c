@@ -95,11 +95,20 @@ static int allocate(struct store *store, uint64_t off, uint64_t len)
 	int fd = store_borrow(store);
 	int r;
 
+	if (store->is_memory)
+		return 0;
 	if (fd < 0)
 		return store->base && !store->is_atomic ? allocate_mapped(store, off, len) : fd; /* its pages are none of the file's */
 	r = allocate_in(store, fd, off, len);
 	store_give_back(store, fd);
 	return r;
+}
+
+void store_may_dump(const struct store *store, uint64_t off, uint64_t len, bool may)
+{
+	/* of an atomic heap's reservation the kernel dumps what was stored, and nothing else */
+	if (!store->is_atomic)
+		os->advise(store->base + off, round_up(len, os->page_size()), may ? OS_DUMP : OS_DONT_DUMP);
 }
 
 int store_stat(const struct store *store, struct os_stat *st)
@@ -189,6 +198,7 @@ int store_extend(struct store *store, uint64_t size)
 		undo_extension(store, end, length);
 		return r;
 	}
+	store_may_dump(store, store->size, size - store->size, true);
 	store_release(&store->size, size); /* pairs with readers that check an address against it */
 	store_record_blocks(store);
 	return 0;
@@ -202,7 +212,7 @@ int store_back(struct store *store, uint64_t off, uint64_t len)
 int store_punch(struct store *store, uint64_t off, uint64_t len)
 {
 	int fd = store_borrow(store);
-	int r = fd < 0 ? fd : os->punch(fd, off, len);
+	int r = store->is_memory ? os->advise(store->base + off, len, OS_DROP) : fd < 0 ? fd : os->punch(fd, off, len);
 
 	store_give_back(store, fd);
 	if (!r)
@@ -224,12 +234,13 @@ int store_truncate(struct store *store, uint64_t size)
 	/* no access beyond the end while it moves */
 	store_release(&store->size, size);
 	os->protect(store->base + size, old - size, false, false);
-	r = cut(store, size, length);
+	r = store->is_memory ? os->advise(store->base + size, old - size, OS_DROP) : cut(store, size, length);
 	if (r) {
 		if (os->protect(store->base + size, old - size, true, true) == 0)
 			store_release(&store->size, old);
 		return r;
 	}
+	store_may_dump(store, size, old - size, false);
 	store_record_blocks(store);
 	return 0;
 }

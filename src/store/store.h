@@ -51,6 +51,7 @@ struct store {
 	bool unshares;      /* blocks may be shared with another file: backing takes blocks of our own */
 	bool zeroes_only;   /* the file system has no fallocate: zeros are written instead */
 	bool declares;      /* FM_DECLARED */
+	bool is_memory;     /* in a child: private anonymous memory, and no file */
 	bool is_atomic;     /* of kind SUPER_ATOMIC: mapped copy on write */
 	struct atomic *atomic; /* of an atomic heap open for writing; else NULL */
 	struct os_file_id id;
@@ -121,6 +122,12 @@ void store_close_lock(struct store *store);
 /* Copy the file as it is now to the file `fd`, by reflink where possible, else what is data; all of the copy is
  * backed. Truth that other threads are changing is copied before or after each change. 0 or -errno. */
 int store_copy(struct store *store, int fd);
+
+/* The same, to anonymous memory of store->size bytes. */
+int store_copy_to_memory(struct store *store, void **memory);
+
+/* Go on in `memory`, a copy of `len` bytes, which is moved to where the store is. There is no file any more. */
+int store_adopt(struct store *store, void *memory, uint64_t len);
 
 /* Go on with the file `fd`, a copy of the store's, mapped where the store is. */
 int store_reopen(struct store *store, int fd);
@@ -210,6 +217,9 @@ int store_extend(struct store *store, uint64_t size);
 /* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. Does
  * not record the blocks: it is called before the file is a heap. */
 int store_back(struct store *store, uint64_t off, uint64_t len);
+
+/* Is [off, off + len) part of a core dump? What is reserved is not, until it is part of the heap. */
+void store_may_dump(const struct store *store, uint64_t off, uint64_t len, bool may);
 
 /* Give the blocks of [off, off + len) back; the bytes read as zero. */
 int store_punch(struct store *store, uint64_t off, uint64_t len);

@@ -8,6 +8,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -373,6 +374,181 @@ static int numbers(void)
 	return 0;
 }
 
+/* ---------------------------------------------------------------- at the moment of a fork */
+
+static volatile pid_t *handled_by;
+static volatile sig_atomic_t handled;
+
+static void note_process(int number)
+{
+	(void)number;
+	*handled_by = getpid();
+	handled++;
+}
+
+/* Signals come all the time, to parents and children. No child's handler stores into the parent's memory. */
+static int signals(void)
+{
+	struct sigaction action = {.sa_handler = note_process, .sa_flags = SA_RESTART};
+	char group[20];
+	char *const argv[] = {(char *)"sh", (char *)"-c", (char *)"trap '' USR1; while kill -USR1 -$0; do :; done 2>/dev/null", group, NULL};
+	pid_t me = getpid(), sender, pid;
+	posix_spawnattr_t attr;
+	sigset_t none, now;
+
+	must(setpgid(0, 0) == 0);
+	make_all(1);
+	handled_by = malloc(sizeof(*handled_by));
+	*handled_by = me;
+	must(sigaction(SIGUSR1, &action, NULL) == 0);
+	snprintf(group, sizeof(group), "%d", (int)me);
+	must(posix_spawnattr_init(&attr) == 0);
+	must(posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP) == 0);
+	must(posix_spawnp(&sender, "sh", NULL, &attr, argv, environ) == 0);
+	alarm(100);
+	while (handled < 10)
+		usleep(1000);
+	for (unsigned i = 0; i < 400; i++) {
+		pid = fork();
+		if (pid == 0)
+			_exit(0);
+		preload_join(pid);
+		must(*handled_by == me);
+	}
+	must(kill(sender, SIGKILL) == 0 && waitpid(sender, NULL, 0) == sender);
+	/* they come again as before, in both */
+	sigemptyset(&none);
+	pid = fork();
+	must(sigprocmask(SIG_SETMASK, NULL, &now) == 0 && memcmp(&now, &none, 8) == 0);
+	handled = 0;
+	must(raise(SIGUSR1) == 0 && handled == 1);
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
+/* Files of children, without those of the heap. */
+static unsigned other_files(void)
+{
+	struct stat st;
+	unsigned n = 0;
+
+	for (int fd = 3; fd < 1024; fd++)
+		n += fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+	return n - 2;
+}
+
+static void *fork_and_count(void *arg)
+{
+	for (unsigned i = 0; i < 40; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0)
+			_exit(other_files() != 0);
+		preload_join(pid);
+	}
+	return arg;
+}
+
+/* What a thread has made for its fork is not inherited by another's child, which would hold the space. */
+static int forks_of_others(void)
+{
+	pthread_t thread[3];
+
+	make_all(1);
+	for (unsigned i = 0; i < 3; i++)
+		must(pthread_create(&thread[i], NULL, fork_and_count, NULL) == 0);
+	for (unsigned i = 0; i < 3; i++)
+		must(pthread_join(thread[i], NULL) == 0);
+	must(other_files() == 0);
+	return 0;
+}
+
+static void *fork_on_heap(void *arg)
+{
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	return arg;
+}
+
+/* On a stack that malloc made no fork can be; on others as before. */
+static int stack_in_heap(void)
+{
+	size_t size = 256 * 1024;
+	void *stack = aligned_alloc(4096, size);
+	pthread_attr_t attr;
+	pthread_t thread;
+	pid_t pid;
+
+	must(pthread_attr_init(&attr) == 0 && pthread_attr_setstack(&attr, stack, size) == 0);
+	must(pthread_create(&thread, &attr, fork_on_heap, NULL) == 0);
+	must(pthread_join(thread, NULL) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
+/* ---------------------------------------------------------------- core dumps */
+
+/* Of how many KiB of the heap's mapping does the kernel write a core? -1: it does not say. And is `p` in it? */
+static long dumped_kib(const void *p, bool *has)
+{
+	FILE *smaps = fopen("/proc/self/smaps", "r");
+	char line[PATH_MAX + 200];
+	unsigned long from = 0, to = 0, start, end;
+	bool is_heap = false, says = false;
+	long kib = 0;
+
+	must(smaps != NULL);
+	*has = false;
+	while (fgets(line, sizeof(line), smaps)) {
+		if (sscanf(line, "%lx-%lx %*s %*s %*s %*s", &start, &end) == 2) {
+			from = start;
+			to = end;
+			is_heap = strstr(line, getenv("TEST_DIR")) != NULL;
+		}
+		if (!is_heap || strncmp(line, "VmFlags:", 8) != 0)
+			continue;
+		says = true;
+		if (strstr(line, " dd"))
+			continue;
+		kib += (long)((to - from) / 1024);
+		*has = *has || ((uintptr_t)p >= from && (uintptr_t)p < to);
+	}
+	fclose(smaps);
+	return says ? kib : -1;
+}
+
+/* The heap, in parent and child, and not the terabyte that is reserved. */
+static int core_dumps(void)
+{
+	uint8_t *first = malloc(1000), *large = malloc(50000000), *last;
+	bool has_first, has_last;
+	long kib = dumped_kib(first, &has_first);
+	pid_t pid;
+
+	if (kib < 0)
+		return 0;
+	must(has_first && kib > 50000 && kib < 200000);
+	kib = dumped_kib(large + 49999999, &has_last);
+	must(has_last);
+	free(large);
+	must(malloc_trim(0) == 1);
+	kib = dumped_kib(first, &has_first);
+	must(has_first && kib > 0 && kib < 20000);
+	last = malloc(30000000);
+	pid = fork();
+	must(dumped_kib(last + 29999999, &has_last) < 200000 && has_last);
+	must(dumped_kib(first, &has_first) > 30000 && has_first);
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
 /* ---------------------------------------------------------------- limits */
 
 static int file_limit(void)
@@ -384,6 +560,136 @@ static int file_limit(void)
 	while (malloc(100000))
 		n++;
 	must(errno == ENOMEM && n > 150 && n < 340);
+	return 0;
+}
+
+/* Two generations of children that have all, and can use it and more. */
+static void must_fork_well(void)
+{
+	pid_t pid = fork();
+
+	must(pid >= 0);
+	if (pid == 0) {
+		uint8_t *large;
+
+		must(are_intact(1));
+		churn(1);
+		must((large = malloc(20 << 20)) != NULL);
+		memset(large, 1, 20 << 20);
+		fill_all(100000);
+		pid = fork();
+		must(pid >= 0);
+		if (pid == 0) {
+			must(are_intact(100000) && large[(20 << 20) - 1] == 1);
+			churn(100000);
+			free(large);
+			malloc_trim(0);
+			must((large = calloc(1, 10 << 20)) != NULL);
+			for (size_t i = 0; i < 10 << 20; i += 1000)
+				must(large[i] == 0);
+			_exit(0);
+		}
+		fill_all(200000);
+		preload_join(pid);
+		must(are_intact(200000));
+		_exit(0);
+	}
+	fill_all(300000);
+	preload_join(pid);
+	must(are_intact(300000));
+}
+
+static void limit_to(int which, rlim_t value)
+{
+	struct rlimit limit;
+
+	must(getrlimit((__rlimit_resource_t)which, &limit) == 0);
+	limit.rlim_cur = value;
+	must(setrlimit((__rlimit_resource_t)which, &limit) == 0);
+}
+
+/* Limits that were not there when the heap was made; the first is that of a shell's `ulimit -f 10`. */
+static int late_file_limit(void)
+{
+	make_all(1);
+	limit_to(RLIMIT_FSIZE, 10240);
+	must_fork_well();
+	return 0;
+}
+
+static int late_address_limit(void)
+{
+	make_all(1);
+	limit_to(RLIMIT_AS, 400 << 20);
+	must_fork_well();
+	return 0;
+}
+
+static int late_address_limit_private(void)
+{
+	pid_t pid;
+	int status;
+
+	make_all(1);
+	limit_to(RLIMIT_AS, 400 << 20);
+	pid = fork();
+	if (pid == 0) {
+		must(are_intact(1)); /* as with private the child sees these */
+		must(malloc(1000) != NULL);
+		_exit(0);
+	}
+	must(pid > 0 && waitpid(pid, &status, 0) == pid && status == 0);
+	return 0;
+}
+
+/* No number is free, then one, then two. */
+static int no_descriptor(void)
+{
+	make_all(1);
+	for (unsigned spare = 0; spare < 4; spare++) {
+		int fd, last = -1;
+		pid_t pid;
+
+		limit_to(RLIMIT_NOFILE, 1024);
+		while ((fd = open("/dev/null", O_RDONLY)) >= 0)
+			last = fd;
+		for (unsigned i = 0; i < spare; i++)
+			close(last--);
+		pid = fork();
+		must(pid >= 0);
+		if (pid == 0) {
+			must(are_intact(1));
+			churn(1);
+			_exit(0);
+		}
+		preload_join(pid);
+	}
+	for (int fd = 3; fd < 900; fd++)
+		close(fd);
+	must_fork_well();
+	return 0;
+}
+
+/* A page that can't be read, with and without descriptors. */
+static int guard_page(void)
+{
+	uint8_t *p = aligned_alloc(4096, 65536);
+
+	make_all(1);
+	memset(p, 1, 65536);
+	must(mprotect(p + 4096, 4096, PROT_NONE) == 0);
+	for (unsigned i = 0; i < 2; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0) {
+			must(are_intact(1) && p[0] == 1 && p[65535] == 1);
+			churn(1);
+			_exit(0);
+		}
+		preload_join(pid);
+		must(syscall(SYS_close_range, 3, ~0U, 0) == 0);
+	}
+	must(are_intact(1));
 	return 0;
 }
 
@@ -437,6 +743,33 @@ static int full_disk(void)
 	return 0;
 }
 
+/* A heap of holes: there is space for what it has, and none for the whole length, which a child's copy takes. */
+static int sparse_heap(void)
+{
+	uint8_t *block[20];
+	char path[PATH_MAX];
+	pid_t pid;
+	int fd;
+
+	for (unsigned i = 0; i < 20; i++) {
+		must((block[i] = malloc(1 << 20)) != NULL);
+		memset(block[i], 1, 1 << 20);
+	}
+	for (unsigned i = 0; i < 19; i++)
+		free(block[i]);
+	malloc_trim(0);
+	snprintf(path, sizeof(path), "%s/other", getenv("TEST_DIR"));
+	must((fd = open(path, O_RDWR | O_CREAT | O_EXCL, 0600)) >= 0 && fallocate(fd, 0, 0, 11 << 20) == 0);
+	errno = 0;
+	must(fork() == -1 && errno == ENOMEM);
+	must(ftruncate(fd, 0) == 0 && unlink(path) == 0);
+	pid = fork();
+	if (pid == 0)
+		_exit(0);
+	preload_join(pid);
+	return 0;
+}
+
 static void test_full_disk(void **state)
 {
 	char place[PATH_MAX], heap[PATH_MAX];
@@ -452,6 +785,8 @@ static void test_full_disk(void **state)
 	assert_int_equal(mkdir(place, 0700), 0);
 	proc_path(heap, place, "heap.fm");
 	status = preload_run("full_disk", heap, NULL);
+	if (!status)
+		status = preload_run("sparse_heap", heap, NULL);
 	assert_int_equal(umount(preload_dir), 0);
 	if (status)
 		fail_msg("status %#x, and it said: %s", (unsigned)status, preload_stderr);
@@ -552,7 +887,9 @@ static void test_places(void **state)
 static const struct preload_case cases[] = {
 	CASE(fork_copy), CASE(many_forks), CASE(fork_with_threads), CASE(fork_private), CASE(fork_fails), CASE(raw_fork),
 	CASE(daemons), CASE(execs), CASE(close_all), CASE(close_and_fork), CASE(numbers), CASE(file_limit),
-	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory),
+	CASE(full_disk), CASE(dropped), CASE(in_file), CASE(in_memory), CASE(core_dumps),
+	CASE(signals), CASE(forks_of_others), CASE(stack_in_heap),
+	CASE(late_file_limit), CASE(late_address_limit), CASE(late_address_limit_private), CASE(no_descriptor), CASE(guard_page), CASE(sparse_heap),
 };
 
 #define PASSES(name, run, policy) \
@@ -572,6 +909,17 @@ PASSES(close_and_fork_private, close_and_fork, "private")
 PASSES(numbers, numbers, NULL)
 PASSES(file_limit, file_limit, NULL)
 PASSES(dropped, dropped, NULL)
+PASSES(core_dumps, core_dumps, NULL)
+PASSES(signals, signals, NULL)
+PASSES(signals_private, signals, "private")
+PASSES(forks_of_others, forks_of_others, NULL)
+PASSES(stack_in_heap, stack_in_heap, NULL)
+PASSES(late_file_limit, late_file_limit, NULL)
+PASSES(late_address_limit, late_address_limit, NULL)
+PASSES(late_address_limit_private, late_address_limit_private, "private")
+PASSES(no_descriptor, no_descriptor, NULL)
+PASSES(guard_page, guard_page, NULL)
+PASSES(stack_in_heap_private, stack_in_heap, "private")
 
 int main(int argc, char **argv)
 {
@@ -583,6 +931,12 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_close_and_fork), cmocka_unit_test(test_close_and_fork_private),
 		cmocka_unit_test(test_numbers), cmocka_unit_test(test_file_limit), cmocka_unit_test(test_dropped),
 		cmocka_unit_test(test_places), cmocka_unit_test(test_forks_in_memory), cmocka_unit_test(test_full_disk),
+		cmocka_unit_test(test_core_dumps), cmocka_unit_test(test_signals),
+		cmocka_unit_test(test_signals_private), cmocka_unit_test(test_forks_of_others),
+		cmocka_unit_test(test_stack_in_heap), cmocka_unit_test(test_stack_in_heap_private),
+		cmocka_unit_test(test_late_file_limit), cmocka_unit_test(test_late_address_limit),
+		cmocka_unit_test(test_late_address_limit_private), cmocka_unit_test(test_no_descriptor),
+		cmocka_unit_test(test_guard_page),
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 

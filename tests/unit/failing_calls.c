@@ -96,6 +96,7 @@ CALL(truncate, (int fd, uint64_t size), (fd, size))
 CALL(next_data, (int fd, uint64_t *off), (fd, off))
 CALL(next_hole, (int fd, uint64_t *off), (fd, off))
 CALL(clone_file, (int to, int from), (to, from))
+CALL(view, (void *at, uint64_t len, void **result), (at, len, result))
 CALL(map_private, (int fd, void *at, uint64_t len), (fd, at, len))
 CALL(move_memory, (void *from, void *at, uint64_t len), (from, at, len))
 CALL(protect, (void *at, uint64_t len, bool readable, bool writable), (at, len, readable, writable))
@@ -939,6 +940,7 @@ static int setup(void **state)
 	REPLACE(next_data);
 	REPLACE(next_hole);
 	REPLACE(clone_file);
+	REPLACE(view);
 	REPLACE(map_private);
 	REPLACE(move_memory);
 	REPLACE(reserve_file);
