@@ -141,10 +141,10 @@ static void *send_signals(void *unused)
 	for (int i = 1; i <= 400; i++) {
 		while (turn != i)
 			proc_sleep_us(50);
-		/* it waits when it has both descriptors and a moment has passed */
+		/* it waits when it has both descriptors and a moment has passed; about when its first sleep ends */
 		while (count_descriptors() < 2)
 			proc_sleep_us(50);
-		proc_sleep_us((unsigned)(1000 + i * 29));
+		proc_sleep_us(900 + (unsigned)i);
 		proc_must(pthread_kill(waiting_thread, SIGUSR1) == 0);
 		turn_done = i;
 	}

@@ -858,6 +858,41 @@ static void test_machines(void **state)
 	close_it(heap);
 }
 
+static unsigned tries_to_lock, handled;
+
+static void note_signal(int number)
+{
+	(void)number;
+	handled++;
+}
+
+/* Taken, and a signal comes while the caller is awake. */
+static int lock_and_signal(int fd, bool exclusive)
+{
+	(void)fd;
+	(void)exclusive;
+	if (++tries_to_lock == 3)
+		raise(SIGUSR1);
+	return -EWOULDBLOCK;
+}
+
+static void test_signal_between_sleeps(void **state)
+{
+	struct fm_options options = {.size = sizeof(options), .wait_ms = 500};
+	struct sigaction action = {.sa_handler = note_signal, .sa_flags = SA_RESTART}, before;
+
+	(void)state;
+	restore(t.bytes, t.size);
+	assert_int_equal(sigaction(SIGUSR1, &action, &before), 0);
+	fault.table.lock = lock_and_signal;
+	assert_null(fm_open_fd(t.fd, FM_WAIT, &options));
+	assert_int_equal(errno, EINTR);
+	assert_int_equal(tries_to_lock, 3);
+	assert_int_equal(handled, 1);
+	fault.table.lock = fault_lock;
+	assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
+}
+
 /* All calls that can fail are replaced above: a new one in the table has to be, too. */
 static void test_table(void **state)
 {
@@ -991,6 +1026,7 @@ int main(void)
 		cmocka_unit_test(test_going_on_in_a_child),
 		cmocka_unit_test(test_closing),
 		cmocka_unit_test(test_machines),
+		cmocka_unit_test(test_signal_between_sleeps),
 	};
 
 	return cmocka_run_group_tests(tests, setup, teardown);
