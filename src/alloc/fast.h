@@ -25,9 +25,10 @@ static forced_inline bool fast_free(struct tcache *tcache, const void *p)
 
 	if (unlikely(unit_no >= tcache->units_len || load_relaxed(&slab->quick_owner) != tcache->id))
 		return false;
-	if (unlikely(!slab_divide(slab, (uint16_t)(uintptr_t)p, &slot)))
+	/* the slab is the thread's: its fields stay, and plain loads are parts of other instructions */
+	if (unlikely(!divide_offset((uint16_t)(uintptr_t)p, slab->reciprocal, slab->remainders, &slot)))
 		return false;
-	pair = slab_pair(slab, slot / 64);
+	pair = pair_from(slab->pair_0, slot / 64);
 	live = truth_load(pair);
 	if (unlikely(!take_bit(&live, slot)))
 		return false;

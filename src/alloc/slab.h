@@ -38,11 +38,16 @@ static inline bool slab_is_listed(const struct unit *slab)
 	return slab->alarm == ALARM_EMPTY;
 }
 
+/* The unit's pairs fill 1 KiB that is aligned so, and pair w stands at place w xor that of pair 0. */
+static inline uint64_t *pair_from(uint64_t *pair_0, uint64_t w)
+{
+	return (uint64_t *)((uintptr_t)pair_0 ^ w * 16);
+}
+
 /* Live word of pair `w`; the remote word stands behind it. */
 static inline uint64_t *slab_pair(const struct unit *slab, uint64_t w)
 {
-	/* the unit's pairs fill 1 KiB that is aligned so, and pair w stands at place w xor that of pair 0 */
-	return (uint64_t *)((uintptr_t)load_relaxed(&slab->pair_0) ^ w * 16);
+	return pair_from(load_relaxed(&slab->pair_0), w);
 }
 
 /* Joint word of pair `w`; only of a slab with joint words. */
@@ -72,16 +77,16 @@ static inline uint64_t slab_object_slots(const struct unit *slab, uint32_t slot)
 	return head | joined_to(head, slab_joined(slab, slot / 64));
 }
 
-/* Does a slot begin `offset` bytes into the slab's first unit? *slot is its number, at most slab->slots: one slot
+/* Does a slot begin `offset` bytes into a slab's first unit? *slot is its number, at most slab->slots: one slot
  * may begin in the tail, and has the bits of no slot. The high half of the product is the quotient; the low half
  * is below the reciprocal exactly if nothing remains (Lemire, Kaser, Kurz: Faster remainder by direct
  * computation, 2019; the offset is below 2^16, and of slots from 2^16 bytes on only the first begins there). */
-static inline bool slab_divide(const struct unit *slab, uint16_t offset, uint64_t *slot)
+static inline bool divide_offset(uint16_t offset, uint64_t reciprocal, uint32_t remainders, uint64_t *slot)
 {
-	uint64_t product = (uint64_t)offset * load_relaxed(&slab->reciprocal);
+	uint64_t product = (uint64_t)offset * reciprocal;
 
 	*slot = product >> 32;
-	return (uint32_t)product < load_relaxed(&slab->remainders);
+	return (uint32_t)product < remainders;
 }
 
 /* Number of the slot that begins `offset` bytes into the slab, or UINT32_MAX if none does. */
@@ -91,7 +96,8 @@ static inline uint32_t slab_slot_at(const struct unit *slab, uint64_t offset)
 	bool begins;
 
 	if (likely(offset < UNIT_SIZE)) {
-		begins = slab_divide(slab, (uint16_t)offset, &slot);
+		begins = divide_offset((uint16_t)offset, load_relaxed(&slab->reciprocal),
+		                       load_relaxed(&slab->remainders), &slot);
 	} else {
 		uint64_t slot_size = load_relaxed(&slab->slot_size);
 
