@@ -234,6 +234,17 @@ static int try_memory(void)
 	return munmap(memory, len);
 }
 
+/* Under the lock: descriptors that are in use meanwhile would be inherited by another thread's child, and hold the space. */
+static int try_copy(int fd)
+{
+	int r;
+
+	pthread_mutex_lock(&lock);
+	r = fm_copy_fd(preload_heap, fd);
+	pthread_mutex_unlock(&lock);
+	return r;
+}
+
 /* Blocks for the whole copy, so that lack of them is an error of fork(). 0 or -1. */
 static int allocate(int fd)
 {
@@ -246,7 +257,7 @@ static int allocate(int fd)
 	}
 	/* what is shared takes no blocks, but holes do */
 	if (preload_blocks() > 0 && can_share(fd))
-		return fm_copy_fd(preload_heap, fd);
+		return try_copy(fd);
 	return fallocate(fd, 0, 0, (off_t)size) && errno != EOPNOTSUPP ? -1 : 0;
 }
 
