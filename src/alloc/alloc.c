@@ -40,7 +40,7 @@ static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, s
 	if (class_no != NO_CLASS)
 		return alloc_slot(heap, tcache, class_no, alignment <= 8);
 	if (likely(tcache != NULL)) {
-		inbox_drain(tcache);
+		inbox_drain(tcache); /* a thread of large objects alone comes by no other place that does */
 		tcache_begin_units(tcache);
 		p = large_alloc_near(heap, &tcache->near, size, alignment, is_zero);
 		tcache_end_units(tcache);

@@ -21,7 +21,7 @@ void store_unlock_descriptors(void)
 	pthread_mutex_unlock(&lock);
 }
 
-static bool is_same_file(const struct os_file_id *a, const struct os_file_id *b)
+bool store_is_same_file(const struct os_file_id *a, const struct os_file_id *b)
 {
 	return a->dev == b->dev && a->ino == b->ino && a->birth_sec == b->birth_sec &&
 	       a->birth_nsec == b->birth_nsec;
@@ -36,7 +36,7 @@ bool store_is_file(const struct os_file_id *id, int fd)
 	if (r)
 		return r != -EBADF;
 	/* not known yet: it was opened a moment ago */
-	return (id->dev == 0 && id->ino == 0) || is_same_file(&st.id, id);
+	return (id->dev == 0 && id->ino == 0) || store_is_same_file(&st.id, id);
 }
 
 bool store_is_ours(const struct store *store, int fd)

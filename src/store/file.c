@@ -48,11 +48,6 @@ static int folder_of(const char *path, char *dir)
 	return 0;
 }
 
-static bool is_same_file(const struct os_file_id *a, const struct os_file_id *b)
-{
-	return a->dev == b->dev && a->ino == b->ino;
-}
-
 /* The lock, when it comes free. A signal between two sleeps counts as one that comes in the next: it is held until
  * then. */
 static int wait_for_lock(int lock_fd, const struct store_request *request, const sigset_t *before)
@@ -312,7 +307,7 @@ static int open_existing(struct store *store, const struct store_request *reques
 		fail(EINVAL, "%s is not a regular file", name_of(request));
 		goto undo;
 	}
-	if (!is_same_file(&st.id, &store->id)) {
+	if (!store_is_same_file(&st.id, &store->id)) {
 		store_close_file(store);
 		return 1;
 	}
@@ -320,7 +315,7 @@ static int open_existing(struct store *store, const struct store_request *reques
 		goto undo;
 	if (request->path) {
 		r = os->stat_path(request->path, &path_st);
-		if (r == -ENOENT || (!r && !is_same_file(&st.id, &path_st.id))) {
+		if (r == -ENOENT || (!r && !store_is_same_file(&st.id, &path_st.id))) {
 			store_close_file(store);
 			return 1;
 		}

@@ -44,7 +44,8 @@ static void raise_high(struct pageset *set, uint64_t to)
 		;
 }
 
-bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
+/* Was one of [from, to) not in the set? `always`: the words are written even so, and that is said of all. */
+static bool add(struct pageset *set, uint64_t from, uint64_t to, bool always)
 {
 	bool any = false;
 
@@ -55,7 +56,7 @@ bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
 		unsigned n = (unsigned)min_u64(to - from, 64 - from % 64);
 		uint64_t bits = range_mask((unsigned)(from % 64), n);
 
-		if (~load_relaxed(&set->words[w]) & bits) {
+		if (always || ~load_relaxed(&set->words[w]) & bits) {
 			any = true;
 			fetch_or_seq(&set->words[w], bits);
 			fetch_or_seq(&set->summary[w / 64], UINT64_C(1) << w % 64);
@@ -65,19 +66,15 @@ bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
 	return any;
 }
 
+bool pageset_add(struct pageset *set, uint64_t from, uint64_t to)
+{
+	return add(set, from, to, false);
+}
+
 void pageset_add_changed(struct pageset *set, uint64_t from, uint64_t to)
 {
-	to = min_u64(to, set->pages);
-	raise_high(set, to);
-	while (from < to) {
-		uint64_t w = from / 64;
-		unsigned n = (unsigned)min_u64(to - from, 64 - from % 64);
-
-		/* pairs with the exchange in pageset_move(): it comes before and leaves the bits, or after and has seen this */
-		fetch_or_seq(&set->words[w], range_mask((unsigned)(from % 64), n));
-		fetch_or_seq(&set->summary[w / 64], UINT64_C(1) << w % 64);
-		from += n;
-	}
+	/* pairs with the exchange in pageset_move(): it comes before and leaves the bits, or after and has seen this */
+	add(set, from, to, true);
 }
 
 void pageset_move(struct pageset *from, struct pageset *to)

@@ -92,11 +92,11 @@ static int allocate_mapped(struct store *store, uint64_t off, uint64_t len)
 
 static int allocate(struct store *store, uint64_t off, uint64_t len)
 {
-	int fd = store_borrow(store);
-	int r;
+	int fd, r;
 
 	if (store->is_memory)
-		return 0;
+		return 0; /* there are no blocks */
+	fd = store_borrow(store);
 	if (fd < 0)
 		return store->base && !store->is_atomic ? allocate_mapped(store, off, len) : fd; /* its pages are none of the file's */
 	r = allocate_in(store, fd, off, len);

@@ -90,6 +90,8 @@ void store_close_file(struct store *store);
 
 /* ---- descriptor.c: programs that close descriptors which are not theirs */
 
+bool store_is_same_file(const struct os_file_id *a, const struct os_file_id *b);
+
 /* Is `fd` open, and the file `id`, or may be because that is all zero? */
 bool store_is_file(const struct os_file_id *id, int fd);
 

@@ -6,7 +6,6 @@
 #define _GNU_SOURCE 1
 #include "../support/lifecycle_util.h"
 
-#include <dirent.h>
 #include <pthread.h>
 
 /* ---------------------------------------------------------------- waiting */
@@ -112,76 +111,6 @@ static void test_wait_interrupted(void **state)
 	proc_sleep_us(50000);
 	kill(waiter, SIGUSR1);
 	assert_int_equal(proc_end(waiter), 0);
-	assert_int_equal(end_holder(holder), 0);
-}
-
-/* ---- a signal at any moment of the wait */
-
-static unsigned count_descriptors(void)
-{
-	char target[PATH_MAX];
-	DIR *fds = opendir("/proc/self/fd");
-	unsigned n = 0;
-
-	proc_must(fds != NULL);
-	for (struct dirent *fd; (fd = readdir(fds));) {
-		ssize_t len = readlinkat(dirfd(fds), fd->d_name, target, sizeof(target) - 1);
-
-		n += len > 0 && strncmp(target, dir, strlen(dir)) == 0;
-	}
-	closedir(fds);
-	return n;
-}
-
-static _Atomic int turn, turn_done;
-static pthread_t waiting_thread;
-
-static void *send_signals(void *unused)
-{
-	for (int i = 1; i <= 400; i++) {
-		while (turn != i)
-			proc_sleep_us(50);
-		/* it waits when it has both descriptors and a moment has passed; about when its first sleep ends */
-		while (count_descriptors() < 2)
-			proc_sleep_us(50);
-		proc_sleep_us(900 + (unsigned)i);
-		proc_must(pthread_kill(waiting_thread, SIGUSR1) == 0);
-		turn_done = i;
-	}
-	return unused;
-}
-
-static int wait_interrupted_often(void *arg)
-{
-	struct fm_options options = { SIZE_OPTIONS, .wait_ms = 300 };
-	unsigned missed = 0;
-	pthread_t thread;
-
-	handle(SIGUSR1, *(int *)arg);
-	waiting_thread = pthread_self();
-	proc_must(pthread_create(&thread, NULL, send_signals, NULL) == 0);
-	for (int i = 1; i <= 400; i++) {
-		turn = i;
-		proc_must(fm_open(path, FM_WAIT, &options) == NULL);
-		missed += errno != EINTR;
-		while (turn_done != i)
-			proc_sleep_us(50);
-	}
-	proc_must(pthread_join(thread, NULL) == 0);
-	proc_must(signals == 400);
-	/* the one that does not find the thread waiting yet, on a busy machine */
-	proc_must(missed <= 1);
-	return 0;
-}
-
-static void test_no_signal_missed(void **state)
-{
-	pid_t holder = start_holder(path, 0);
-	int flags[] = { 0, SA_RESTART };
-
-	(void)state;
-	for (unsigned i = 0; i < 2; i++)
-		assert_int_equal(proc_run(wait_interrupted_often, &flags[i]), 0);
 	assert_int_equal(end_holder(holder), 0);
 }
 
@@ -315,7 +244,6 @@ int main(void)
 		TEST(test_replaced_while_waiting),
 		TEST(test_unlinked_while_waiting),
 		TEST(test_wait_interrupted),
-		TEST(test_no_signal_missed),
 		TEST(test_wait_times_out),
 		TEST(test_wait_in_process),
 		TEST(test_wait_granted),

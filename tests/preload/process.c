@@ -940,9 +940,5 @@ int main(int argc, char **argv)
 	};
 	int r = preload_main(argc, argv, cases, sizeof(cases) / sizeof(cases[0]));
 
-	if (r >= 0)
-		return r;
-	r = cmocka_run_group_tests(tests, NULL, NULL);
-	proc_dir_remove(preload_dir);
-	return r;
+	return r >= 0 ? r : preload_end(cmocka_run_group_tests(tests, NULL, NULL));
 }

@@ -159,4 +159,11 @@ static inline int preload_main(int argc, char **argv, const struct preload_case 
 	return preload_dir ? -1 : 1;
 }
 
+/* main() ends so: `failed` tests. */
+static inline int preload_end(int failed)
+{
+	proc_dir_remove(preload_dir);
+	return failed;
+}
+
 #endif
