@@ -239,6 +239,8 @@ FM_API int fm_abort(fm_heap *heap);
  * Writes that bypass this process's page tables (io_uring with registered buffers, O_DIRECT reads that are
  * under way during a commit, RDMA) are found by no other means: declare them, and let them end before the commit. A
  * commit or rollback may put other pages in the place of registered buffers: register them again after it.
+ * Writes for which another process takes the page fault (process_vm_writev, a debugger, a child of vfork) may
+ * be found late, and hide others until then: declare them, too.
  *
  * With several threads a declaration belongs into the section whose stores it announces: one that is made before
  * fm_begin can be taken by another thread's commit or rollback that comes in between, and counts for nothing then.

@@ -466,13 +466,23 @@ static int linux_thread_count(void)
 	return (int)st.st_nlink - 2;
 }
 
-static uint64_t linux_fault_count(void)
+static uint64_t fault_count_of(int who)
 {
 	struct rusage usage;
 
-	if (getrusage(RUSAGE_THREAD, &usage) < 0)
+	if (getrusage(who, &usage) < 0)
 		return 0;
 	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+}
+
+static uint64_t linux_fault_count(void)
+{
+	return fault_count_of(RUSAGE_THREAD);
+}
+
+static uint64_t linux_process_fault_count(void)
+{
+	return fault_count_of(RUSAGE_SELF);
 }
 
 static uint64_t linux_now_ms(void)
@@ -561,6 +571,7 @@ const struct os_calls os_linux = {
 	.page_size = linux_page_size,
 	.thread_count = linux_thread_count,
 	.fault_count = linux_fault_count,
+	.process_fault_count = linux_process_fault_count,
 	.now_ms = linux_now_ms,
 	.hold_signals = linux_hold_signals,
 	.release_signals = linux_release_signals,

@@ -116,6 +116,8 @@ struct os_calls {
 	uint64_t (*page_size)(void);
 	int (*thread_count)(void);                                     /* of this process */
 	uint64_t (*fault_count)(void);                                 /* page faults of the calling thread so far */
+	uint64_t (*process_fault_count)(void);                         /* of all threads that there are or were: each
+	                                                                  fault that has ended, once. 0: not known */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
 	void (*hold_signals)(sigset_t *before);                        /* none reaches this thread from now on */
 	void (*release_signals)(const sigset_t *before);

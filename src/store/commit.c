@@ -55,13 +55,18 @@ static void drop(struct atomic *atomic, uint64_t page, uint64_t pages)
 	}
 }
 
-/* C4. In the pause, after the scan: bring the kept pages back to their budget. */
+static bool is_surplus(const struct atomic *atomic)
+{
+	return atomic->kept_pages > atomic->keep_max;
+}
+
+/* C4. In the pause, after a whole scan: bring the kept pages back to their budget. */
 static void drop_surplus(struct atomic *atomic)
 {
 	uint64_t ratio = os->page_size() / LENGTH_PAGE;
 	uint64_t turns = 0;
 
-	while (atomic->kept_pages > atomic->keep_max && turns < 2) {
+	while (is_surplus(atomic) && turns < 2) {
 		uint64_t page = pageset_next(&atomic->kept, atomic->hand), end;
 
 		if (page == UINT64_MAX) {
@@ -102,7 +107,7 @@ bool atomic_keeps_too_much(const struct atomic *atomic)
 
 void atomic_keep_less(struct atomic *atomic)
 {
-	if (track_find(&atomic->track))
+	if (track_find(&atomic->track, true))
 		return;
 	if (!atomic->track.drops_unchanged)
 		drop_surplus(atomic);
@@ -188,7 +193,7 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 int atomic_prepare(struct atomic *atomic, bool *changed)
 {
 	uint64_t page, len;
-	int r = track_find(&atomic->track);
+	int r = track_find(&atomic->track, is_surplus(atomic));
 
 	if (r)
 		return r;

@@ -123,6 +123,14 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 	return size;
 }
 
+int diff_differs(const struct track *track, uint64_t page)
+{
+	uint64_t lines = 0;
+	int r = atomic_is_own(track->store, page) ? 0 : lines_in(track->store->atomic, page, ALL_LINES, &lines);
+
+	return r ? r : lines != 0;
+}
+
 int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line)
 {
 	uint64_t lines = 0;

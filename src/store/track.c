@@ -69,7 +69,8 @@ static int try_ways(struct track *track, const char *name)
 	return r;
 }
 
-int track_open(struct track *track, struct store *store, bool declared, const char *name)
+int track_open(struct track *track, struct store *store, bool declared, const char *name,
+               int (*differs)(const struct track *track, uint64_t page))
 {
 	uint64_t pages = store->reserved / LENGTH_PAGE;
 	int r;
@@ -82,6 +83,7 @@ int track_open(struct track *track, struct store *store, bool declared, const ch
 
 	memset(track, 0, sizeof(*track));
 	track->store = store;
+	track->differs = differs;
 	track->watch_fd = track->pagemap_fd = -1;
 	pthread_mutex_init(&track->lock, NULL);
 	r = pageset_make(&track->found, pages);
@@ -114,11 +116,13 @@ int track_extended(struct track *track, uint64_t from, uint64_t to)
 	return track->way->extended ? track->way->extended(track, from, to) : 0;
 }
 
-int track_find(struct track *track)
+int track_find(struct track *track, bool whole)
 {
 	int r;
 
 	pthread_mutex_lock(&track->lock);
+	if (whole)
+		tally_forget(&track->tally);
 	r = track->way->find(track);
 	pthread_mutex_unlock(&track->lock);
 	return r;

@@ -19,7 +19,9 @@
 #define FM_STORE_TRACK_H
 
 #include "pageset.h"
+#include "recent.h"
 #include "store.h"
+#include "tally.h"
 
 #include <pthread.h>
 
@@ -49,6 +51,7 @@ struct track_way {
 struct track {
 	const struct track_way *way;
 	struct store *store;
+	int (*differs)(const struct track *track, uint64_t page);
 	pthread_mutex_t lock;  /* T3. No lock is taken under it, and nobody is waited for */
 	struct pageset found;  /* the committer's: found, and not committed yet */
 	struct pageset noted;  /* added to at any time: granules written, pages declared */
@@ -56,6 +59,8 @@ struct track {
 	struct pageset always;   /* those among them that can't be protected */
 	struct pageset seen;   /* uffd: pages that were found, in ranges that are not dense; */
 	struct pageset dense;  /* of which 2 MiB most pages were found, by number of the range */
+	struct recent recent;  /* uffd: where, */
+	struct tally tally;    /* and whether all was found that was written */
 	uint64_t *noted_lines; /* declared: by page, the lines that were declared since it was found last; */
 	uint64_t *found_lines; /* and of pages in `found`, where they are never 0: the committer's */
 	bool drops_unchanged;  /* a page found unchanged is better dropped than kept */
@@ -79,8 +84,8 @@ void track_settled(struct track *track, uint64_t page);
 
 int track_extended(struct track *track, uint64_t from, uint64_t to);
 
-/* In the pause: as way->find and way->dropped. */
-int track_find(struct track *track);
+/* In the pause: as way->find and way->dropped. `whole`: don't rely on T4, for nothing that was written may be dropped. */
+int track_find(struct track *track, bool whole);
 void track_dropped(struct track *track);
 
 /* As way->will_write, by a thread for which the pause does not wait. */
@@ -89,8 +94,10 @@ int track_will_write_beside(struct track *track, uint64_t from, uint64_t to);
 /* For will_write: note the pages, nothing else, for writers that the page tables don't see. 0. */
 int track_note(struct track *track, uint64_t from, uint64_t to);
 
-/* Choose: that of declared writes, or the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
-int track_open(struct track *track, struct store *store, bool declared, const char *name);
+/* Choose: that of declared writes, or the way that `name` says, or the best that works if NULL. `differs`: does a page
+ * differ from what is committed? 1, 0 or -errno. 0, or -1 after fail(). */
+int track_open(struct track *track, struct store *store, bool declared, const char *name,
+               int (*differs)(const struct track *track, uint64_t page));
 void track_close(struct track *track);
 
 /* Open track->pagemap_fd, or ask whether it is ours still: 0 or -errno; or close it if it is. */

@@ -21,6 +21,12 @@
 #define RANGE_PAGES UINT64_C(512)
 #define DENSE_PAGES (RANGE_PAGES * 7 / 8)
 
+/* Where so few pages are looked for that half of the scan is saved, or a third, it is made in so many steps, of 16 MiB at least. A
+ * step costs a system call. */
+#define FEW         2
+#define STEPS       8
+#define STEP_RANGES 8
+
 static int make_sets(struct track *track)
 {
 	uint64_t pages = track->store->reserved / LENGTH_PAGE;
@@ -72,6 +78,13 @@ static void note_seen(struct track *track, uint64_t from, uint64_t to)
 			pageset_add(&track->dense, range, range + 1);
 }
 
+/* ---------------------------------------------------------------- scanning */
+
+static uint64_t ranges_of(uint64_t pages)
+{
+	return (pages + RANGE_PAGES - 1) / RANGE_PAGES;
+}
+
 /* The end of the run of ranges that are dense, or not, like that of `page`. */
 static uint64_t run_end(const struct track *track, uint64_t page, uint64_t end, bool is_dense)
 {
@@ -84,7 +97,7 @@ static uint64_t run_end(const struct track *track, uint64_t page, uint64_t end, 
 }
 
 /* Find in pages [*page, to) until *page. */
-static int scan(struct track *track, uint64_t *page, uint64_t to, bool is_dense)
+static int scan_once(struct track *track, uint64_t *page, uint64_t to, bool is_dense)
 {
 	uint64_t base = (uintptr_t)track->store->base, from = base + *page * LENGTH_PAGE, before = from;
 	struct os_range ranges[RANGES];
@@ -98,29 +111,83 @@ static int scan(struct track *track, uint64_t *page, uint64_t to, bool is_dense)
 		pageset_add(&track->found, start, end);
 		if (!is_dense)
 			note_seen(track, start, end);
+		tally_add(&track->tally, start, end);
+		recent_add(&track->recent, start / RANGE_PAGES);
 	}
 	*page = (from - base) / LENGTH_PAGE;
 	return from > before ? 0 : -EIO; /* no progress: not what the interface promises */
 }
 
+/* Find in pages [page, to). 1: and with them all is found that was written, 0: not that we know, or -errno. */
+static int scan(struct track *track, uint64_t page, uint64_t to)
+{
+	int r = 0;
+
+	if (page >= to)
+		return 0;
+	while (!r && page < to) {
+		bool is_dense = pageset_has(&track->dense, page / RANGE_PAGES);
+		uint64_t end = run_end(track, page, to, is_dense);
+
+		while (!r && page < end)
+			r = scan_once(track, &page, end, is_dense);
+	}
+	return r ? r : tally_is_complete(&track->tally, track);
+}
+
+/* Where pages were found lately, or the `other` ranges, `step` of them at a time. */
+static int scan_ranges(struct track *track, uint64_t end, bool other, uint64_t step)
+{
+	uint64_t ranges = ranges_of(end), from, to = 0;
+	int r = 0;
+
+	while (!r && recent_next(&track->recent, other, step, ranges, &from, &to))
+		r = scan(track, from * RANGE_PAGES, min_u64(to * RANGE_PAGES, end));
+	return r;
+}
+
+/* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. */
+static int scan_likely_first(struct track *track, uint64_t end)
+{
+	uint64_t ranges = recent_count(&track->recent);
+	uint64_t step = track->tally.expected <= FEW ? max_u64(ranges / STEPS, STEP_RANGES) : UINT64_MAX;
+	int r = scan_ranges(track, end, false, step);
+
+	return r ? r : scan_ranges(track, end, true, UINT64_MAX);
+}
+
+/* 1, or -EBADF: the program has closed the descriptor, and the kernel protects nothing any more. */
+static int is_watched(const struct track *track)
+{
+	return store_is_file(&track->watch_id, track->watch_fd) ? 1 : -EBADF;
+}
+
 static int find(struct track *track)
 {
-	uint64_t end = round_up(load_relaxed(&track->store->size), os->page_size()) / LENGTH_PAGE, page = 0;
+	uint64_t end = round_up(load_relaxed(&track->store->size), os->page_size()) / LENGTH_PAGE;
 	int r = track_check_pagemap(track);
 
-	while (!r && page < end) {
-		bool is_dense = pageset_has(&track->dense, page / RANGE_PAGES);
-		uint64_t to = run_end(track, page, end, is_dense);
-
-		while (!r && page < to)
-			r = scan(track, &page, to, is_dense);
-	}
-	return r;
+	tally_begin(&track->tally);
+	recent_begin(&track->recent, ranges_of(end));
+	if (!r && tally_is_complete(&track->tally, track))
+		r = is_watched(track); /* no fault, so nothing was written that is protected, if it is */
+	else if (!r && tally_may_end_early(&track->tally))
+		r = scan_likely_first(track, end);
+	else if (!r)
+		r = scan(track, 0, end);
+	if (r == 0)
+		tally_end(&track->tally, track);
+	if (r >= 0)
+		return 0;
+	tally_forget(&track->tally);
+	return is_watched(track) < 0 ? -EBADF : r;
 }
 
 static int find_all(struct track *track)
 {
 	pageset_move(&track->noted, &track->found);
+	if (pageset_next(&track->found, 0) != UINT64_MAX)
+		tally_forget(&track->tally);
 	return find(track);
 }
 

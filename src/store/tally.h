@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * When has a scan found all? The kernel counts the page faults of a process (getrusage), and each run of
+ * neighbouring pages that was written since it was protected has cost one at least. A scan that has found as
+ * many runs as there were faults is complete, wherever it is: what it has not looked at was not written.
+ *
+ * T4  a scan ends early only if (a) the runs of found pages in which something has changed are as many as the faults since
+ *     the last find began, (b) there was no fault since this one began, and (c) all that was found before is committed, and
+ *     nothing is noted. Whatever else costs faults (reading, a second store, a neighbour, the same bytes
+ *     again) makes it go on to the end
+ *
+ * A run counts once however long it is, so a kernel that opened a block of pages at a fault would change nothing.
+ * A fault that is under way is not counted yet: none is that stores into the heap, in the pause. Stores
+ * for which no thread of this process faults (ptrace, process_vm_writev by another one) are never counted: docs/atomic.md.
+ */
+#ifndef FM_STORE_TALLY_H
+#define FM_STORE_TALLY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* With more faults than this the scan goes to its end: the last of so many is near it. */
+#define TALLY_MAX 64
+
+struct track;
+
+struct tally {
+	uint64_t faults;   /* of the process when the last find began; 0: not known */
+	uint64_t expected; /* faults between that and the beginning of this find; more than TALLY_MAX: to the end */
+	uint64_t runs;     /* with a change, found by this find; */
+	unsigned unseen;   /* and ranges of found pages of which it is not known yet: */
+	struct {
+		uint64_t from, to; /* pages */
+	} range[TALLY_MAX];
+	unsigned turns;    /* finds that might have ended early */
+	bool is_verifying; /* and this one goes to the end nevertheless */
+	bool is_refuted;   /* more runs than faults: this kernel counts otherwise. Never again */
+};
+
+/* A find begins. */
+void tally_begin(struct tally *tally);
+
+/* It has found pages [from, to). Those of one page table, 2 MiB, in ascending order. */
+void tally_add(struct tally *tally, uint64_t from, uint64_t to);
+
+/* Is there hope that it need not go to the end? */
+static inline bool tally_may_end_early(const struct tally *tally)
+{
+	return tally->expected <= TALLY_MAX;
+}
+
+/* Is that all? */
+bool tally_is_complete(struct tally *tally, const struct track *track);
+
+/* It has gone to the end. */
+void tally_end(struct tally *tally, const struct track *track);
+
+/* There may be written pages that are older than the last find; or it does not matter: the next one goes to the end. */
+void tally_forget(struct tally *tally);
+
+#endif
