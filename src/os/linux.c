@@ -57,7 +57,8 @@ static int lowest_fd(void)
 
 static int linux_copy_fd(int fd)
 {
-	int copy = fcntl(fd, F_DUPFD_CLOEXEC, lowest_fd());
+	int lowest = fd >= (int)(HIGHEST_FD - HIGH_FDS) ? fd : lowest_fd(); /* the copy of a high one is high */
+	int copy = fcntl(fd, F_DUPFD_CLOEXEC, lowest);
 
 	return result_of(copy < 0 && errno != EBADF ? fcntl(fd, F_DUPFD_CLOEXEC, 3) : copy);
 }
