@@ -118,13 +118,11 @@ static int scan_once(struct track *track, uint64_t *page, uint64_t to, bool is_d
 	return from > before ? 0 : -EIO; /* no progress: not what the interface promises */
 }
 
-/* Find in pages [page, to). 1: and with them all is found that was written, 0: not that we know, or -errno. */
+/* Find in pages [page, to). 0 or -errno. */
 static int scan(struct track *track, uint64_t page, uint64_t to)
 {
 	int r = 0;
 
-	if (page >= to)
-		return 0;
 	while (!r && page < to) {
 		bool is_dense = pageset_has(&track->dense, page / RANGE_PAGES);
 		uint64_t end = run_end(track, page, to, is_dense);
@@ -132,27 +130,35 @@ static int scan(struct track *track, uint64_t page, uint64_t to)
 		while (!r && page < end)
 			r = scan_once(track, &page, end, is_dense);
 	}
-	return r ? r : tally_is_complete(&track->tally, track);
+	return r;
 }
 
-/* Where pages were found lately, or the `other` ranges, `step` of them at a time. */
+/* Where pages were found lately, or the `other` ranges, `step` of them at a time. 1: and with them all is found that was
+ * written, 0: not that we know, or -errno. */
 static int scan_ranges(struct track *track, uint64_t end, bool other, uint64_t step)
 {
 	uint64_t ranges = ranges_of(end), from, to = 0;
 	int r = 0;
 
-	while (!r && recent_next(&track->recent, other, step, ranges, &from, &to))
+	while (!r && recent_next(&track->recent, other, step, ranges, &from, &to)) {
 		r = scan(track, from * RANGE_PAGES, min_u64(to * RANGE_PAGES, end));
+		if (!r && to < ranges)
+			r = tally_is_complete(&track->tally, track);
+	}
 	return r;
 }
 
-/* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. */
+/* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. Many
+ * pages all over the heap are not worth it. */
 static int scan_likely_first(struct track *track, uint64_t end)
 {
 	uint64_t ranges = recent_count(&track->recent);
-	uint64_t step = track->tally.expected <= FEW ? max_u64(ranges / STEPS, STEP_RANGES) : UINT64_MAX;
-	int r = scan_ranges(track, end, false, step);
+	bool are_few = track->tally.expected <= FEW;
+	int r;
 
+	if (!are_few && ranges > ranges_of(end) / 2)
+		return scan(track, 0, end);
+	r = scan_ranges(track, end, false, are_few ? max_u64(ranges / STEPS, STEP_RANGES) : UINT64_MAX);
 	return r ? r : scan_ranges(track, end, true, UINT64_MAX);
 }
 
