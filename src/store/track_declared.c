@@ -17,6 +17,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Is one of pages [from, to) noted? Others may be noted meanwhile. */
+static bool is_noted(const struct track *track, uint64_t from, uint64_t to)
+{
+	while (from < to && !pageset_has(&track->noted, from))
+		from++;
+	return from < to;
+}
+
 static int metadata(struct track *track, uint64_t from, uint64_t to)
 {
 	uint64_t page_size = os->page_size();
@@ -24,7 +32,7 @@ static int metadata(struct track *track, uint64_t from, uint64_t to)
 	/* metadata is read-only, or noted and open */
 	if (!pageset_add(&track->metadata, from / LENGTH_PAGE, to / LENGTH_PAGE))
 		return 0;
-	if (pageset_next(&track->noted, from / LENGTH_PAGE) < to / LENGTH_PAGE) {
+	if (is_noted(track, from / LENGTH_PAGE, to / LENGTH_PAGE)) {
 		/* the program declared something there before: open until the next commit, which finds it */
 		pageset_add(&track->noted, from / LENGTH_PAGE, to / LENGTH_PAGE);
 		return 0;
