@@ -123,14 +123,6 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 	return size;
 }
 
-int diff_differs(const struct track *track, uint64_t page)
-{
-	uint64_t lines = 0;
-	int r = atomic_is_own(track->store, page) ? 0 : lines_in(track->store->atomic, page, ALL_LINES, &lines);
-
-	return r ? r : lines != 0;
-}
-
 int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line)
 {
 	uint64_t lines = 0;
@@ -140,4 +132,11 @@ int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *l
 		return r;
 	*line = lowest_bit(lines);
 	return 1;
+}
+
+int diff_differs(const struct track *track, uint64_t page)
+{
+	unsigned line;
+
+	return atomic_is_own(track->store, page) ? 0 : diff_first(track->store->atomic, page, ALL_LINES, &line);
 }

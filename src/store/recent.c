@@ -32,12 +32,14 @@ static void join_groups(uint64_t *groups)
 /* A single group between two is taken with them: that is cheaper than a system call more. */
 static void choose_first(struct recent *recent)
 {
-	for (unsigned w = 0; w < WORDS; w++) {
-		uint64_t bits = recent->now[w] | recent->before[w];
-		uint64_t below = w ? (recent->now[w - 1] | recent->before[w - 1]) >> 63 : 0;
-		uint64_t above = w + 1 < WORDS ? (recent->now[w + 1] | recent->before[w + 1]) << 63 : 0;
+	uint64_t found[WORDS];
 
-		recent->first[w] = bits | ((bits << 1 | below) & (bits >> 1 | above));
+	for (unsigned w = 0; w < WORDS; w++)
+		found[w] = recent->now[w] | recent->before[w];
+	for (unsigned w = 0; w < WORDS; w++) {
+		uint64_t below = w ? found[w - 1] >> 63 : 0, above = w + 1 < WORDS ? found[w + 1] << 63 : 0;
+
+		recent->first[w] = found[w] | ((found[w] << 1 | below) & (found[w] >> 1 | above));
 	}
 }
 

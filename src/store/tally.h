@@ -55,7 +55,8 @@ bool tally_is_complete(struct tally *tally, const struct track *track);
 /* It has gone to the end. */
 void tally_end(struct tally *tally, const struct track *track);
 
-/* There may be written pages that are older than the last find; or it does not matter: the next one goes to the end. */
+/* The next find goes to the end: pages may have been written before the last one that it did not find, or none may be
+ * overlooked. */
 void tally_forget(struct tally *tally);
 
 #endif

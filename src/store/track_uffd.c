@@ -148,15 +148,15 @@ static int scan_ranges(struct track *track, uint64_t end, bool other, uint64_t s
 	return r;
 }
 
-/* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. Many
- * pages all over the heap are not worth it. */
-static int scan_likely_first(struct track *track, uint64_t end)
+/* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. For many
+ * pages all over the heap that is not worth it. As scan_ranges(). */
+static int scan_heap(struct track *track, uint64_t end)
 {
 	uint64_t ranges = recent_count(&track->recent);
 	bool are_few = track->tally.expected <= FEW;
 	int r;
 
-	if (!are_few && ranges > ranges_of(end) / 2)
+	if (!tally_may_end_early(&track->tally) || (!are_few && ranges > ranges_of(end) / 2))
 		return scan(track, 0, end);
 	r = scan_ranges(track, end, false, are_few ? max_u64(ranges / STEPS, STEP_RANGES) : UINT64_MAX);
 	return r ? r : scan_ranges(track, end, true, UINT64_MAX);
@@ -176,11 +176,9 @@ static int find(struct track *track)
 	tally_begin(&track->tally);
 	recent_begin(&track->recent, ranges_of(end));
 	if (!r && tally_is_complete(&track->tally, track))
-		r = is_watched(track); /* no fault, so nothing was written that is protected, if it is */
-	else if (!r && tally_may_end_early(&track->tally))
-		r = scan_likely_first(track, end);
+		r = is_watched(track); /* no fault: nothing that is protected was written, and everything is */
 	else if (!r)
-		r = scan(track, 0, end);
+		r = scan_heap(track, end);
 	if (r == 0)
 		tally_end(&track->tally, track);
 	if (r >= 0)

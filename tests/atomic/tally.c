@@ -12,7 +12,6 @@
 #include "proc_util.h"
 
 #include "os/os.h"
-#include "store/tally.h"
 
 #include <linux/userfaultfd.h>
 #include <string.h>
@@ -74,8 +73,9 @@ static void commit(void)
 	t.own += os_linux.process_fault_count() - before;
 }
 
-/* Bytes of `options.keep_max`; 0: by default. */
-static void make_heap(uint64_t keep_max)
+/* A heap with an object all of whose pages were written and committed, but for those that are left out. Bytes of
+ * `options.keep_max`; 0: by default. */
+static void make_heap(uint64_t keep_max, bool (*is_left_out)(size_t page))
 {
 	struct fm_options options = {.size = sizeof options, .keep_max = keep_max, .disable = FM_NO_CHECKPOINT};
 	uint8_t *p;
@@ -98,9 +98,13 @@ static void make_heap(uint64_t keep_max)
 	p = fm_calloc(t.heap, 1, HEAP + TABLE);
 	assert_non_null(p);
 	t.p = p + (TABLE - (uintptr_t)p % TABLE) % TABLE;
-	commit();
 	t.fd = open(heap_path, O_RDONLY | O_CLOEXEC);
 	assert_true(t.fd >= 0);
+	for (size_t page = 0; page < PAGES; page++)
+		if (!is_left_out || !is_left_out(page))
+			t.p[page * PAGE]++;
+	commit();
+	commit();
 }
 
 static void drop_heap(void)
@@ -108,17 +112,6 @@ static void drop_heap(void)
 	assert_int_equal(fm_close(t.heap), 0);
 	close(t.fd);
 	os = &os_linux;
-}
-
-/* Every page of the object is written, so that there is something to be scanned, and committed; one by one or not at all
- * those that are left out. */
-static void fill(bool (*is_left_out)(size_t page))
-{
-	for (size_t page = 0; page < PAGES; page++)
-		if (!is_left_out || !is_left_out(page))
-			t.p[page * PAGE]++;
-	commit();
-	commit();
 }
 
 /* Is the page in the file as in memory? What is committed is applied when fm_commit returns. */
@@ -146,8 +139,7 @@ static void test_scans_end_early(void **state)
 	uint64_t sum = 0, nothing = 0;
 
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (unsigned i = 0; i < 200; i++) {
 		size_t page = i * 7919u % PAGES;
 
@@ -172,8 +164,7 @@ static void test_scans_of_one_place(void **state)
 	unsigned few = 0;
 
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (unsigned i = 0; i < 3000; i++) { /* the heap's beginning is forgotten */
 		t.p[PAGES / 2 * PAGE + i % 50 * 2 * PAGE]++;
 		commit();
@@ -184,14 +175,13 @@ static void test_scans_of_one_place(void **state)
 	drop_heap();
 }
 
-static void store_by_kernel(size_t page)
+static void store_by_kernel(size_t page, uint64_t value)
 {
 	int ends[2];
 
 	assert_int_equal(pipe(ends), 0);
-	assert_int_equal(write(ends[1], "kernel", 6), 6);
-	t.p[page * PAGE + 6]++;
-	assert_int_equal(read(ends[0], t.p + page * PAGE, 6), 6);
+	assert_int_equal(write(ends[1], &value, sizeof value), sizeof value);
+	assert_int_equal(read(ends[0], t.p + page * PAGE, sizeof value), sizeof value);
 	close(ends[0]);
 	close(ends[1]);
 }
@@ -211,8 +201,7 @@ static void test_nothing_is_missed(void **state)
 	volatile uint8_t sum = 0;
 
 	(void)state;
-	make_heap(0);
-	fill(is_rare);
+	make_heap(0, is_rare);
 	for (unsigned i = 0; i < commits; i++) {
 		unsigned n = (unsigned)(proc_rand(&rng) % (proc_rand(&rng) % 16 ? 5 : 100));
 		size_t near = proc_rand(&rng) % PAGES, width = proc_rand(&rng) % 3 ? PAGES : 40;
@@ -229,7 +218,7 @@ static void test_nothing_is_missed(void **state)
 				*(volatile uint8_t *)(t.p + page * PAGE) = t.p[page * PAGE];
 				break;
 			case 2:
-				store_by_kernel(page);
+				store_by_kernel(page, proc_rand(&rng));
 				break;
 			default:
 				t.p[page * PAGE + proc_rand(&rng) % PAGE]++;
@@ -256,8 +245,7 @@ static bool is_in_first(size_t page)
 static void test_untouched_pages_do_not_count(void **state)
 {
 	(void)state;
-	make_heap(0);
-	fill(is_in_first);
+	make_heap(0, is_in_first);
 	for (size_t page = 0; page < TABLE / PAGE; page++)
 		if (page != 100)
 			t.p[page * PAGE]++;
@@ -272,8 +260,7 @@ static void test_untouched_pages_do_not_count(void **state)
 static void test_failed_scan(void **state)
 {
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (unsigned i = 0; i < 10; i++) {
 		t.p[i * 2000 * PAGE]++;
 		t.fails = 1;
@@ -291,8 +278,7 @@ static void test_store_beside(void **state)
 	unsigned early = 0;
 
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (unsigned i = 0; i < 20; i++) {
 		size_t page = PAGES - 1 - i;
 
@@ -312,8 +298,7 @@ static void test_store_beside(void **state)
 static void test_unknown_count(void **state)
 {
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (unsigned i = 0; i < 60; i++) {
 		t.is_unknown = i % 20 < 10;
 		t.p[i * 300 * PAGE]++;
@@ -331,8 +316,7 @@ static void test_wrong_count_is_noticed(void **state)
 	unsigned missing = 0;
 
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	t.faults = os_linux.process_fault_count();
 	commit();
 	for (size_t i = 0; i < 200; i++) {
@@ -368,8 +352,7 @@ static int watch_of_library(void)
 static void test_closed_watch(void **state)
 {
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	close(watch_of_library());
 	for (unsigned i = 0; i < 5; i++) {
 		t.p[i * 2000 * PAGE]++;
@@ -388,8 +371,7 @@ static void test_failed_commit(void **state)
 	int watch;
 
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	watch = watch_of_library();
 	for (size_t i = 0; i < 10; i++) {
 		size_t page = 100 + i, last = PAGES - 1 - i;
@@ -415,8 +397,7 @@ static void test_failed_commit(void **state)
 static void test_declared_store(void **state)
 {
 	(void)state;
-	make_heap(0);
-	fill(NULL);
+	make_heap(0, NULL);
 	for (size_t i = 0; i < 50; i++) {
 		pid_t child;
 		int status;
@@ -455,8 +436,7 @@ static void test_nothing_written_is_dropped(void **state)
 	size_t last = PAGES - 2 * KEPT;
 
 	(void)state;
-	make_heap(BUDGET * PAGE);
-	fill(NULL);
+	make_heap(BUDGET * PAGE, NULL);
 	for (unsigned i = 0; i < 100; i++) {
 		size_t page = last + i % KEPT * 2;
 		uint8_t wanted;
