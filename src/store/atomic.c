@@ -108,7 +108,7 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 		r = fail(-r, "memory for commits:");
 		goto free_self;
 	}
-	if (track_open(&atomic->track, store, request->declared, way, diff_differs))
+	if (track_open(&atomic->track, store, request->declared, way))
 		goto free_memory;
 	if (journal_open(&atomic->journal, store, limit, floor, !request->no_thread))
 		goto close_track;

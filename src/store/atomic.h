@@ -142,9 +142,6 @@ int diff_page(struct atomic *atomic, uint64_t page);
 /* Does a line of 64 bytes among `which`, a bit each, differ? 1: *line is the first, 0: none, or -errno. */
 int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line);
 
-/* For track_open: 1: the page differs, 0: it does not, or it is none that is committed, or -errno. */
-int diff_differs(const struct track *track, uint64_t page);
-
 /* Bytes that the page would take in records, or -errno. */
 int64_t diff_size(struct atomic *atomic, uint64_t page);
 

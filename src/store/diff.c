@@ -133,10 +133,3 @@ int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *l
 	*line = lowest_bit(lines);
 	return 1;
 }
-
-int diff_differs(const struct track *track, uint64_t page)
-{
-	unsigned line;
-
-	return atomic_is_own(track->store, page) ? 0 : diff_first(track->store->atomic, page, ALL_LINES, &line);
-}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "../base/bits.h"
-#include "track.h"
+#include "atomic.h"
 
 #define TO_THE_END UINT64_MAX
 
@@ -35,10 +35,11 @@ void tally_add(struct tally *tally, uint64_t from, uint64_t to)
 /* Does one of pages [from, to) differ? 1, 0 or -errno. */
 static int differs(const struct track *track, uint64_t from, uint64_t to)
 {
+	unsigned line;
 	int r = 0;
 
 	for (; from < to && !r; from++)
-		r = track->differs(track, from);
+		r = atomic_is_own(track->store, from) ? 0 : diff_first(track->store->atomic, from, ALL_LINES, &line);
 	return r;
 }
 

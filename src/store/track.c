@@ -69,8 +69,7 @@ static int try_ways(struct track *track, const char *name)
 	return r;
 }
 
-int track_open(struct track *track, struct store *store, bool declared, const char *name,
-               int (*differs)(const struct track *track, uint64_t page))
+int track_open(struct track *track, struct store *store, bool declared, const char *name)
 {
 	uint64_t pages = store->reserved / LENGTH_PAGE;
 	int r;
@@ -83,7 +82,6 @@ int track_open(struct track *track, struct store *store, bool declared, const ch
 
 	memset(track, 0, sizeof(*track));
 	track->store = store;
-	track->differs = differs;
 	track->watch_fd = track->pagemap_fd = -1;
 	pthread_mutex_init(&track->lock, NULL);
 	r = pageset_make(&track->found, pages);

@@ -51,7 +51,6 @@ struct track_way {
 struct track {
 	const struct track_way *way;
 	struct store *store;
-	int (*differs)(const struct track *track, uint64_t page);
 	pthread_mutex_t lock;  /* T3. No lock is taken under it, and nobody is waited for */
 	struct pageset found;  /* the committer's: found, and not committed yet */
 	struct pageset noted;  /* added to at any time: granules written, pages declared */
@@ -94,10 +93,8 @@ int track_will_write_beside(struct track *track, uint64_t from, uint64_t to);
 /* For will_write: note the pages, nothing else, for writers that the page tables don't see. 0. */
 int track_note(struct track *track, uint64_t from, uint64_t to);
 
-/* Choose: that of declared writes, or the way that `name` says, or the best that works if NULL. `differs`: does a page
- * differ from what is committed? 1, 0 or -errno. 0, or -1 after fail(). */
-int track_open(struct track *track, struct store *store, bool declared, const char *name,
-               int (*differs)(const struct track *track, uint64_t page));
+/* Choose: that of declared writes, or the way that `name` says, or the best that works if NULL. 0, or -1 after fail(). */
+int track_open(struct track *track, struct store *store, bool declared, const char *name);
 void track_close(struct track *track);
 
 /* Open track->pagemap_fd, or ask whether it is ours still: 0 or -errno; or close it if it is. */
