@@ -631,6 +631,16 @@ static int see_object(void *p, size_t usable, void *arg)
 	return 1;
 }
 
+/* The root's object was freed, and space that the heap has given back lies there: beyond the file's end, or in an
+ * atomic heap also before it, where its journal may be. */
+static bool is_withheld(const struct audit *a, const struct root *r)
+{
+	for (unsigned i = 0; i < a->count; i++)
+		if (model_overlapping(&a->models[i].objects, r->offset, 1))
+			return false;
+	return kind == FM_ATOMIC || r->offset >= a->file_size;
+}
+
 static int see_root(const char *name, void *p, uint64_t tag, void *arg)
 {
 	struct audit *a = arg;
@@ -641,8 +651,7 @@ static int see_root(const char *name, void *p, uint64_t tag, void *arg)
 			const struct root *r = &a->models[i].roots[j];
 
 			if (r->exists && strcmp(r->name, name) == 0 && r->tag == tag &&
-			    (r->offset == fm_offset_of(a->models->heap, p) ||
-			     (!p && r->offset >= a->file_size)))
+			    (r->offset == fm_offset_of(a->models->heap, p) || (!p && is_withheld(a, r))))
 				return 0;
 		}
 	}
