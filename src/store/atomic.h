@@ -135,7 +135,9 @@ void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic);
 
 /* ---- diff.c */
 
-/* Put the changed lines of `page` into the record. 1: it differs, 0: it does not, -ENOSPC: the record is full and
+#define DIFF_FULL 2
+
+/* Put the changed lines of `page` into the record. 1: it differs, 0: it does not, DIFF_FULL: the record is full and
  * has nothing of the page, or -errno. */
 int diff_page(struct atomic *atomic, uint64_t page);
 

@@ -170,7 +170,7 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 
 	for (; *page != UINT64_MAX; *page = pageset_next(found, *page + 1)) {
 		r = atomic_is_own(atomic->store, *page) ? 0 : diff_page(atomic, *page);
-		if (r < 0)
+		if (r < 0 || r == DIFF_FULL)
 			break;
 		/* a large commit compares its first pages twice */
 		if (*page >= atomic->counted) {
@@ -187,7 +187,7 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 		to = *page + 1;
 	}
 	settle_unchanged(atomic, from, to);
-	return r == -ENOSPC ? 1 : r < 0 ? r : 0;
+	return r == DIFF_FULL ? 1 : r < 0 ? r : 0;
 }
 
 int atomic_prepare(struct atomic *atomic, bool *changed)

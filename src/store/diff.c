@@ -102,7 +102,7 @@ int diff_page(struct atomic *atomic, uint64_t page)
 		if (before.last)
 			memcpy(before.bytes + before.last, &last_word, 8);
 		atomic->record = before;
-		return -ENOSPC;
+		return DIFF_FULL;
 	}
 	return 1;
 }

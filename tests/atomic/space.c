@@ -317,6 +317,59 @@ static void on_this_disk(void)
 	free(model);
 }
 
+static int no_view(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	(void)fd;
+	(void)at;
+	(void)replace;
+	(void)len;
+	(void)result;
+	return -ENOMEM;
+}
+
+static unsigned reads_fail;
+
+static ssize_t read_or_not(int fd, void *buf, size_t len, uint64_t off)
+{
+	if (!reads_fail)
+		return os_linux.pread_full(fd, buf, len, off);
+	reads_fail--;
+	return -ENOSPC;
+}
+
+/* A page to compare with that can't be read, for want of space as it were: that is no record which is full. */
+static void no_space_to_compare(void **state)
+{
+	static struct os_calls table;
+	fm_heap *heap;
+	uint64_t *words;
+
+	(void)state;
+	table = os_linux;
+	table.reserve_file = no_view;
+	table.pread_full = read_or_not;
+	os = &table;
+	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, NULL);
+	words = fm_calloc(heap, 100, 4096);
+	assert_non_null(words);
+	app_of(heap)[0] = fm_offset_of(heap, words);
+	assert_int_equal(fm_commit(heap), 0);
+	for (unsigned i = 0; i < 100; i += 10)
+		words[i * 512] = i + 1;
+	for (unsigned fails = 1; fails < 4; fails++) {
+		reads_fail = fails;
+		assert_int_equal(fm_commit(heap), -1);
+		assert_int_equal(errno, ENOSPC);
+		reads_fail = 0;
+	}
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_rollback(heap), 0);
+	for (unsigned i = 0; i < 100; i += 10)
+		assert_int_equal(words[i * 512], i + 1);
+	assert_int_equal(fm_close(heap), 0);
+	os = &os_linux;
+}
+
 static void this_disk(void **state)
 {
 	(void)state;
@@ -330,7 +383,8 @@ static void this_disk(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {API_TEST(a_full_disk), API_TEST(a_limit_on_the_file),
-		API_TEST(a_disk_that_was_full_for_long), API_TEST(a_limit_on_the_journal), API_TEST(this_disk)};
+		API_TEST(a_disk_that_was_full_for_long), API_TEST(a_limit_on_the_journal),
+		API_TEST(no_space_to_compare), API_TEST(this_disk)};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
