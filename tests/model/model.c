@@ -533,15 +533,22 @@ static void name_root(struct model *m, struct root *r)
 	m->next_id++;
 }
 
-/* The root's object was freed and the file became shorter: only then the address is withheld. */
-static bool is_out_of_file(struct model *m, const struct root *r)
+/* May the root's address be withheld? Only if none of `models` has an object there, and the file of `file_size` bytes is
+ * shorter; or the heap is, if it is an atomic one, whose journal may lie behind what it uses. */
+static bool is_withheld(const struct model *models, unsigned count, const struct root *r, uint64_t file_size)
+{
+	for (unsigned i = 0; i < count; i++)
+		if (model_overlapping(&models[i].objects, r->offset, 1))
+			return false;
+	return kind == FM_ATOMIC || r->offset >= file_size;
+}
+
+/* The same of a root of the model's own: others may just have made the file longer. */
+static bool may_be_withheld(const struct model *m, const struct root *r)
 {
 	struct stat st;
 
-	if (fstat(m->heap->fd, &st) != 0 || model_overlapping(&m->objects, r->offset, 1))
-		return false;
-	// others may just have made it longer; and an atomic heap's journal may lie behind what the heap uses
-	return !m->alone || kind == FM_ATOMIC || r->offset >= (uint64_t)st.st_size;
+	return fstat(m->heap->fd, &st) == 0 && is_withheld(m, 1, r, m->alone ? (uint64_t)st.st_size : 0);
 }
 
 static bool root_is_found(struct model *m, const struct root *r)
@@ -552,7 +559,7 @@ static bool root_is_found(struct model *m, const struct root *r)
 	errno = 0;
 	p = fm_root_get(m->heap, r->name, r->tag);
 	error = errno;
-	if (p || error != EFAULT || !is_out_of_file(m, r))
+	if (p || error != EFAULT || !may_be_withheld(m, r))
 		MUST(m, fm_offset_of(m->heap, p) == r->offset && (p || error == 0),
 		     "root %.8s: offset %#" PRIx64 " instead of %#" PRIx64 ", errno %d", r->name,
 		     fm_offset_of(m->heap, p), r->offset, error);
@@ -631,16 +638,6 @@ static int see_object(void *p, size_t usable, void *arg)
 	return 1;
 }
 
-/* The root's object was freed, and space that the heap has given back lies there: beyond the file's end, or in an
- * atomic heap also before it, where its journal may be. */
-static bool is_withheld(const struct audit *a, const struct root *r)
-{
-	for (unsigned i = 0; i < a->count; i++)
-		if (model_overlapping(&a->models[i].objects, r->offset, 1))
-			return false;
-	return kind == FM_ATOMIC || r->offset >= a->file_size;
-}
-
 static int see_root(const char *name, void *p, uint64_t tag, void *arg)
 {
 	struct audit *a = arg;
@@ -651,7 +648,8 @@ static int see_root(const char *name, void *p, uint64_t tag, void *arg)
 			const struct root *r = &a->models[i].roots[j];
 
 			if (r->exists && strcmp(r->name, name) == 0 && r->tag == tag &&
-			    (r->offset == fm_offset_of(a->models->heap, p) || (!p && is_withheld(a, r))))
+			    (r->offset == fm_offset_of(a->models->heap, p) ||
+			     (!p && is_withheld(a->models, a->count, r, a->file_size))))
 				return 0;
 		}
 	}
