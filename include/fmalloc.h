@@ -88,7 +88,7 @@ struct fm_options {
 	uint64_t max_size;      /* bytes the file may grow to; 0: as far as address space allows. Less than the size
 	                           that the file has counts as that size; a new one has 128 KiB: less is EINVAL */
 	uint64_t address_space; /* bytes of address space to reserve; 0: 1 TiB, less if refused. An atomic heap takes
-	                           twice as much */
+	                           three times as much */
 	mode_t mode;            /* permissions of a created file, before the umask; 0: 0600 */
 	int wait_ms;            /* with FM_WAIT: milliseconds to wait at most; 0: no limit */
 	unsigned disable;       /* FM_NO_EXIT_SYNC, FM_NO_ATFORK, FM_NO_SYNC, FM_NO_CHECKPOINT */

@@ -266,7 +266,7 @@ void heap_commit_stats(struct heap *heap, struct fm_statistics *stats)
 	stats->pages_found = load_relaxed(&atomic->pages_found);
 	stats->pages_changed = load_relaxed(&atomic->pages_changed);
 	stats->journal_bytes = load_relaxed(&journal->bytes);
-	stats->applied_bytes = load_relaxed(&atomic->applied_bytes);
+	stats->applied_bytes = load_relaxed(&atomic->place.bytes);
 	stats->journal_size = load_relaxed(&journal->capacity);
 	stats->growth_flushes = load_relaxed(&journal->growth_flushes);
 	stats->checkpoint_flushes = load_relaxed(&journal->checkpoint_flushes);

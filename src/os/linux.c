@@ -486,6 +486,13 @@ static uint64_t linux_process_fault_count(void)
 	return fault_count_of(RUSAGE_SELF);
 }
 
+static uint64_t linux_dirtied(void)
+{
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : (uint64_t)usage.ru_oublock * 512;
+}
+
 static uint64_t linux_now_ms(void)
 {
 	struct timespec t;
@@ -535,9 +542,11 @@ const struct os_calls os_linux = {
 	.set_mode = linux_set_mode,
 	.lock = linux_lock,
 	.unlock = linux_unlock,
+	.stores_cheaply = memory_stores_cheaply,
 	.no_copy_on_write = linux_no_copy_on_write,
 	.pread_full = linux_pread_full,
 	.pwrite_full = linux_pwrite_full,
+	.write_view = memory_write_view,
 	.pwrite_sync = linux_pwrite_sync,
 	.sync = linux_sync,
 	.sync_dir = linux_sync_dir,
@@ -573,6 +582,7 @@ const struct os_calls os_linux = {
 	.thread_count = linux_thread_count,
 	.fault_count = linux_fault_count,
 	.process_fault_count = linux_process_fault_count,
+	.dirtied = linux_dirtied,
 	.now_ms = linux_now_ms,
 	.hold_signals = linux_hold_signals,
 	.release_signals = linux_release_signals,

@@ -6,7 +6,11 @@
 #include "linux_memory.h"
 
 #include <errno.h>
+#include <linux/magic.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #ifndef MAP_FIXED_NOREPLACE
@@ -67,6 +71,63 @@ int memory_view(void *at, uint64_t len, void **result)
 	else
 		*result = p;
 	return r;
+}
+
+/* [Measured on Linux 6.18, the heap's way of using it (store/place.h): on ext4, XFS and tmpfs it is cheaper than writing, on btrfs
+ * dearer by 1.2 to 1.4. Others were not measured.] */
+bool memory_stores_cheaply(int fd)
+{
+	struct statfs fs;
+
+	return fstatfs(fd, &fs) == 0 &&
+	       (fs.f_type == EXT4_SUPER_MAGIC /* ext2 and ext3, too */ || fs.f_type == XFS_SUPER_MAGIC || fs.f_type == TMPFS_MAGIC);
+}
+
+/* Pieces of a call. */
+#define PIECES 64
+
+/* Bytes between two pieces in memory that are copied for nothing rather than in a call of their own. */
+#define GAP_MAX 64
+
+/* The kernel copies, from this process to itself: a page that can't be had is an error then, and not a SIGBUS. The
+ * result is how many pieces were copied. */
+static int copy_pieces(uint8_t *view, const struct os_piece *pieces, unsigned n)
+{
+	uint8_t gap[GAP_MAX];
+	const uint8_t *start = pieces[0].data, *end = start;
+	struct iovec from, to[2 * PIECES];
+	unsigned i, parts = 0;
+	ssize_t copied;
+
+	for (i = 0; i < n && i < PIECES; i++) {
+		const uint8_t *data = pieces[i].data;
+
+		if (data < end || (size_t)(data - end) > GAP_MAX)
+			break;
+		if (data > end)
+			to[parts++] = (struct iovec){gap, (size_t)(data - end)};
+		to[parts++] = (struct iovec){view + pieces[i].off, pieces[i].len};
+		end = data + pieces[i].len;
+	}
+	from = (struct iovec){(void *)(uintptr_t)start, (size_t)(end - start)};
+	/* by the thread's number: the process's is that of its first thread, which may have ended */
+	copied = process_vm_readv((pid_t)syscall(SYS_gettid), to, parts, &from, 1, 0);
+	if (copied < 0)
+		return -errno;
+	return (size_t)copied == from.iov_len ? (int)i : -EFAULT;
+}
+
+int memory_write_view(int fd, void *view, const struct os_piece *pieces, unsigned n)
+{
+	(void)fd; /* the view is enough here; tests that put themselves between need it */
+	for (unsigned done = 0; done < n;) {
+		int r = copy_pieces(view, pieces + done, n - done);
+
+		if (r < 0)
+			return r;
+		done += (unsigned)r;
+	}
+	return 0;
 }
 
 int memory_map_private(int fd, void *at, uint64_t len)

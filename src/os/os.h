@@ -36,6 +36,12 @@ struct os_range {
 	uint64_t start, end;
 };
 
+/* Bytes and where in a file they go. */
+struct os_piece {
+	uint64_t off, len;
+	const void *data;
+};
+
 /* A store into a page that os->protect() made read-only. True: the page can be written now, try again. Called in
  * a signal handler. */
 typedef bool os_fault_handler(void *addr);
@@ -59,11 +65,18 @@ struct os_calls {
 	int (*set_mode)(int fd, mode_t mode);
 	int (*lock)(int fd, bool exclusive);                           /* EWOULDBLOCK if taken; never waits */
 	int (*unlock)(int fd);                                         /* also for copies of fd in children */
+	bool (*stores_cheaply)(int fd);                                /* does the file system take the first store into a page
+	                                                                  of a shared mapping for about what a write costs? */
 	int (*no_copy_on_write)(int fd);                               /* of an empty file, where it matters */
 
 	/* Bytes. `pread_full` gives how many were read, fewer only at the end of the file. */
 	ssize_t (*pread_full)(int fd, void *buf, size_t len, uint64_t off);
 	int (*pwrite_full)(int fd, const void *buf, size_t len, uint64_t off);
+	int (*write_view)(int fd, void *view, const struct os_piece *pieces, unsigned n); /* like so many pwrite_full, by
+	                                                                  copying into `view`, a shared and writable mapping
+	                                                                  of the file from its beginning. No SIGBUS: EFAULT
+	                                                                  where a page can't be had, and a part may be done;
+	                                                                  ENOSYS, EPERM: can't */
 	int (*pwrite_sync)(int fd, const void *buf, size_t len, uint64_t off); /* durable when 0 */
 	int (*sync)(int fd);                                           /* data and size */
 	int (*sync_dir)(const char *dir);
@@ -118,6 +131,9 @@ struct os_calls {
 	uint64_t (*fault_count)(void);                                 /* page faults of the calling thread so far */
 	uint64_t (*process_fault_count)(void);                         /* of all threads that there are or were: each
 	                                                                  fault that has ended, once. 0: not known */
+	uint64_t (*dirtied)(void);                                     /* bytes of files that the calling thread made dirty
+	                                                                  in the page cache so far, by whole folios that were
+	                                                                  clean; 0 on kernels that don't count them */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
 	void (*hold_signals)(sigset_t *before);                        /* none reaches this thread from now on */
 	void (*release_signals)(const sigset_t *before);

@@ -113,7 +113,9 @@ int atomic_open(struct store *store, const struct store_request *request, const 
 	if (journal_open(&atomic->journal, store, limit, floor, !request->no_thread))
 		goto close_track;
 	map_committed(atomic);
-	pthread_mutex_init(&atomic->place_lock, NULL);
+	/* what is written again and is in no record must not be garbled */
+	place_open(&atomic->place, store->fd, store->reserved, request->sector <= 64);
+	atomic->journal.place = &atomic->place;
 	store->atomic = atomic;
 	store->declares = atomic->track.way->kind == TRACK_DECLARED;
 	return 0;
@@ -194,8 +196,8 @@ void atomic_close(struct store *store)
 	track_close(&atomic->track);
 	if (atomic->committed)
 		os->unmap((void *)(uintptr_t)atomic->committed, store->reserved);
+	place_close(&atomic->place);
 	drop_memory(atomic);
-	pthread_mutex_destroy(&atomic->place_lock);
 	os->unmap(atomic, round_up(sizeof(*atomic), os->page_size()));
 	store->atomic = NULL;
 	store->declares = false;

@@ -21,6 +21,7 @@
 #define FM_STORE_ATOMIC_H
 
 #include "journal.h"
+#include "place.h"
 #include "track.h"
 
 struct atomic {
@@ -46,12 +47,10 @@ struct atomic {
 	uint64_t private_pages;   /* that the last commit found, and that are not dropped since */
 	uint64_t hand;            /* where to look for pages to drop next */
 
-	pthread_mutex_t place_lock; /* C5; the last one to be taken. A forked child may find it locked, and does not use the heap */
-
-	struct pageset *copied;   /* a snapshot is being made: pages that were applied since; else NULL */
+	struct place place;
 
 	/* statistics */
-	uint64_t commits, rollbacks, pages_found, pages_changed, applied_bytes;
+	uint64_t commits, rollbacks, pages_found, pages_changed;
 	uint64_t counted;         /* pages below are in the figures of the commit that is prepared */
 };
 

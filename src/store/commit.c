@@ -11,7 +11,7 @@
 
 uint64_t atomic_record_max = RECORD_MAX;
 
-/* Entries of a record that take longer to apply, at a system call each, than another thread takes to wake up. */
+/* Entries of a record that take longer to apply than another thread takes to wake up. */
 #define LONG_FROM 32
 
 /* Unchanged pages that are looked up together. */
@@ -340,27 +340,6 @@ int atomic_write_large(struct atomic *atomic)
 
 /* ---------------------------------------------------------------- apply */
 
-static int apply_record(struct atomic *atomic, int fd, const struct record_rec *header)
-{
-	struct record_entry entry;
-	uint64_t at = 0, limit = os->file_size_limit();
-	int r = 0;
-
-	pthread_mutex_lock(&atomic->place_lock); /* C5 */
-	while (!r && record_next(header, &at, &entry)) {
-		r = entry.off + entry.len > limit ? -EFBIG
-		                                  : os->pwrite_full(fd, entry.data, entry.len, entry.off);
-		/* N1: behind the write, of which a part may be there if it failed */
-		if (atomic->copied)
-			pageset_add_changed(atomic->copied, entry.off / LENGTH_PAGE,
-			                    (entry.off + entry.len + LENGTH_PAGE - 1) / LENGTH_PAGE);
-		if (!r)
-			count(&atomic->applied_bytes, entry.len);
-	}
-	pthread_mutex_unlock(&atomic->place_lock);
-	return r;
-}
-
 /* C2: what is applied comes from the journal, whose records passed through the buffer. */
 static int apply_chain(struct atomic *atomic, int fd)
 {
@@ -373,7 +352,7 @@ static int apply_chain(struct atomic *atomic, int fd)
 
 		if (n != (ssize_t)link->len || record_len(header, link->len) != link->len || !record_is_valid(header))
 			return n < 0 ? (int)n : -EIO;
-		r = apply_record(atomic, fd, header);
+		r = place_write(&atomic->place, fd, header);
 		if (r)
 			return r;
 	}
@@ -387,7 +366,7 @@ static int apply(struct atomic *atomic)
 
 	if (fd >= 0)
 		r = atomic->chain_len ? apply_chain(atomic, fd)
-		                      : apply_record(atomic, fd, record_header(&atomic->record));
+		                      : place_write(&atomic->place, fd, record_header(&atomic->record));
 	store_give_back(atomic->store, fd);
 	return r;
 }

@@ -183,6 +183,8 @@ static int retire(struct journal *journal)
 	pthread_mutex_unlock(&journal->lock);
 	if (r || oldest == journal->oldest)
 		return r;
+	if (journal->place)
+		place_before_sync(journal->place, load_relaxed(&journal->store->size));
 	r = journal_sync(journal, journal->sync_fd);
 	if (is_harmless(r))
 		return r;

@@ -14,6 +14,7 @@
 #ifndef FM_STORE_JOURNAL_H
 #define FM_STORE_JOURNAL_H
 
+#include "place.h"
 #include "record.h"
 #include "store.h"
 
@@ -33,6 +34,7 @@ struct journal {
 	                          else have to grow over them, beyond what it was allowed */
 	uint64_t bytes_at_growth; /* `bytes` when it grew last */
 	struct extent_rec plan; /* reserved for the next extent; len 0: none. Needs heap->lock to be made */
+	struct place *place;   /* of what is applied, which a sync asks for; or NULL */
 	bool must_sync;        /* atomic: the file grew since it was synced last: J6 */
 
 	pthread_mutex_t super_lock; /* who writes the superblock */

@@ -132,7 +132,7 @@ int snapshot_begin(struct snapshot *snapshot, struct atomic *atomic, const char 
 		r = pageset_make(&snapshot->again, from->reserved / LENGTH_PAGE);
 	if (r)
 		return fail(-r, "memory for the snapshot:");
-	atomic->copied = &snapshot->touched;
+	atomic->place.copied = &snapshot->touched;
 	return 0;
 }
 
@@ -185,7 +185,7 @@ int snapshot_catch_up(struct snapshot *snapshot, struct atomic *atomic)
 	}
 	if (!r)
 		r = copy_touched(snapshot, from, &n);
-	atomic->copied = NULL;
+	atomic->place.copied = NULL;
 	return r ? fail(-r, "writing the snapshot %s:", snapshot->request.path) : 0;
 }
 
@@ -234,8 +234,8 @@ void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic)
 {
 	int saved = errno;
 
-	if (atomic->copied == &snapshot->touched)
-		atomic->copied = NULL;
+	if (atomic->place.copied == &snapshot->touched)
+		atomic->place.copied = NULL;
 	if (snapshot->bytes)
 		os->unmap(snapshot->bytes, CHUNK);
 	pageset_drop(&snapshot->touched);

@@ -34,10 +34,10 @@ static int back_by_writing(const struct store *store, int fd, uint64_t off, uint
 		if (store_is_journal(store, off >> SEGMENT_SHIFT))
 			continue;
 		if (atomic)
-			pthread_mutex_lock(&atomic->place_lock);
+			pthread_mutex_lock(&atomic->place.lock);
 		r = write_again(fd, off);
 		if (atomic)
-			pthread_mutex_unlock(&atomic->place_lock);
+			pthread_mutex_unlock(&atomic->place.lock);
 	}
 	return r;
 }

@@ -106,6 +106,14 @@ static int fault_pwrite_full(int fd, const void *buf, size_t len, uint64_t off)
 	return -fault.error;
 }
 
+static int fault_write_view(int fd, void *view, const struct os_piece *pieces, unsigned n)
+{
+	if (!fails("write_view"))
+		return os_linux.write_view(fd, view, pieces, n);
+	os_linux.write_view(fd, view, pieces, n / 2);
+	return -fault.error;
+}
+
 /* The first superblock of a heap has no other copy yet: it relies on a sector being written whole or not at all. */
 static bool whole_sectors;
 
@@ -546,6 +554,7 @@ static void prepare_table(void)
 	REPLACE(sync);
 	REPLACE(pread_full);
 	REPLACE(pwrite_full);
+	REPLACE(write_view);
 	REPLACE(pwrite_sync);
 	os = &fault.table;
 }

@@ -268,6 +268,7 @@ static void the_folder(void **state)
 	t.table.link_named = link_by_name;
 	t.table.sync_dir = sync_folder;
 	t.table.pwrite_full = write_some;
+	t.table.write_view = view_by_writing;
 	t.table.pwrite_sync = write_synced;
 	t.table.clone = clone_some;
 	t.table.sync = sync_some;
@@ -382,9 +383,12 @@ static void a_copy_catches_up(void **state)
 
 /* ---------------------------------------------------------------- a page that is being applied */
 
+#define LATER_PAGES 16u
+
 static struct {
 	fm_heap *heap;
-	uint64_t *later;          /* in a page behind the application's */
+	uint64_t *later;          /* in pages behind the application's; */
+	unsigned pages;           /* so many are changed: by writing, or by the view */
 	pthread_t committer;
 	bool begun, stops, copied; /* atomic: the commit was begun; its write to the application's page; that one copied again */
 } stop;
@@ -405,7 +409,9 @@ static void *commit_both(void *arg)
 {
 	uint64_t *app = (uint64_t *)(void *)((char *)stop.heap->mem + PAGE_SIZE);
 
-	app[2] = *stop.later = 1;
+	app[2] = 1;
+	for (unsigned i = 0; i < stop.pages; i++)
+		stop.later[i * PAGE_SIZE / 8] = 1;
 	return fm_commit(stop.heap) ? arg : NULL;
 }
 
@@ -436,17 +442,19 @@ static void a_copy_is_no_half_commit(void **state)
 {
 	const uint64_t *app;
 	fm_heap *copy;
+	const uint64_t *later;
 	void *failed;
 
-	(void)state;
 	unlink(t.path);
 	unlink(t.other);
 	t.table = os_linux;
 	t.table.pwrite_full = write_slowly;
+	t.table.write_view = view_by_writing;
 	t.table.clone = cannot_clone;
 	memset(&stop, 0, sizeof(stop));
 	stop.heap = open_it(t.path, FM_CREATE);
-	stop.later = fm_calloc(stop.heap, 1, 2 * PAGE_SIZE);
+	stop.pages = *(const unsigned *)*state;
+	stop.later = fm_calloc(stop.heap, LATER_PAGES, PAGE_SIZE);
 	assert_non_null(stop.later);
 	assert_int_equal(fm_root_set(stop.heap, "later", stop.later, 0), 0);
 	assert_int_equal(fm_commit(stop.heap), 0);
@@ -457,8 +465,10 @@ static void a_copy_is_no_half_commit(void **state)
 	assert_true(stop.stops);
 	copy = open_it(t.other, 0);
 	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
-	assert_int_equal(app[2], *(uint64_t *)fm_root_get(copy, "later", 0));
+	later = fm_root_get(copy, "later", 0);
 	assert_int_equal(app[2], 1);
+	for (unsigned i = 0; i < stop.pages; i++)
+		assert_int_equal(later[i * PAGE_SIZE / 8], 1);
 	assert_int_equal(fm_check(copy, NULL, NULL), 0);
 	assert_int_equal(fm_close(copy), 0);
 	assert_int_equal(fm_close(stop.heap), 0);
@@ -638,6 +648,7 @@ static void *const uffd = (void *)(uintptr_t)"uffd", *const granules = (void *)(
 
 int main(void)
 {
+	static unsigned few = 1, many = LATER_PAGES;
 	static enum end refused = REFUSED, killed = KILLED;
 	const struct CMUnitTest tests[] = {
 		{"uffd", threads, NULL, NULL, uffd},
@@ -647,7 +658,8 @@ int main(void)
 		cmocka_unit_test(without_fallocate),
 		cmocka_unit_test(the_folder),
 		cmocka_unit_test(a_copy_catches_up),
-		cmocka_unit_test(a_copy_is_no_half_commit),
+		{"a_copy_is_no_half_commit, written", a_copy_is_no_half_commit, NULL, NULL, &few},
+		{"a_copy_is_no_half_commit, by the view", a_copy_is_no_half_commit, NULL, NULL, &many},
 		{"a superblock that was refused", a_copy_counts_on_the_device, NULL, NULL, &refused},
 		{"a superblock that was being written", a_copy_counts_on_the_device, NULL, NULL, &killed},
 	};

@@ -14,6 +14,7 @@
 #ifndef CRASH_SIM_H
 #define CRASH_SIM_H
 
+#include "os_util.h"
 #include "proc_util.h"
 
 #include <pthread.h>
@@ -255,6 +256,7 @@ static inline void sim_begin(struct sim *sim)
 	sim_os.sim = sim;
 	sim_os.table = os_linux;
 	sim_os.table.pwrite_full = sim_pwrite_full;
+	sim_os.table.write_view = view_by_writing;
 	sim_os.table.pwrite_sync = sim_pwrite_sync;
 	sim_os.table.sync = sim_sync;
 	sim_os.table.allocate = sim_allocate;
