@@ -10,7 +10,7 @@ set -eu
 export LC_ALL=C
 
 bin=$(cd "$1" && pwd)/examples
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-demo.XXXXXX")
+dir=$(mktemp -d --tmpdir fmalloc-demo.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP PIPE
 cd "$dir"

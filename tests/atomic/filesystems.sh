@@ -20,7 +20,7 @@ if [ "$(id -u)" = 0 ] && [ -z "$FM_SPACE_INSIDE" ] && unshare --mount true 2>/de
 	FM_SPACE_INSIDE=1 exec unshare --mount --propagation private sh "$0" "$programs"
 fi
 
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmfs-XXXXXX") || exit 1
+dir=$(mktemp -d --tmpdir fmfs-XXXXXX) || exit 1
 mounted=
 leave() {
 	[ -z "$mounted" ] || umount "$mounted" 2>/dev/null || umount -l "$mounted" 2>/dev/null

@@ -390,6 +390,7 @@ static struct {
 	uint64_t *later;          /* in pages behind the application's; */
 	unsigned pages;           /* so many are changed: by writing, or by the view */
 	pthread_t committer;
+	bool by_view;
 	bool begun, stops, copied; /* atomic: the commit was begun; its write to the application's page; that one copied again */
 } stop;
 
@@ -437,6 +438,12 @@ static int write_slowly(int fd, const void *buf, size_t len, uint64_t off)
 	return r;
 }
 
+static int view_slowly(int fd, void *view, const struct os_piece *pieces, unsigned n)
+{
+	stop.by_view = true;
+	return view_by_writing(fd, view, pieces, n);
+}
+
 /* N1: what is written while the pages are copied once more is in the copy as a whole. */
 static void a_copy_is_no_half_commit(void **state)
 {
@@ -449,7 +456,7 @@ static void a_copy_is_no_half_commit(void **state)
 	unlink(t.other);
 	t.table = os_linux;
 	t.table.pwrite_full = write_slowly;
-	t.table.write_view = view_by_writing;
+	t.table.write_view = view_slowly;
 	t.table.clone = cannot_clone;
 	memset(&stop, 0, sizeof(stop));
 	stop.heap = open_it(t.path, FM_CREATE);
@@ -457,12 +464,14 @@ static void a_copy_is_no_half_commit(void **state)
 	stop.later = fm_calloc(stop.heap, LATER_PAGES, PAGE_SIZE);
 	assert_non_null(stop.later);
 	assert_int_equal(fm_root_set(stop.heap, "later", stop.later, 0), 0);
-	assert_int_equal(fm_commit(stop.heap), 0);
+	for (unsigned i = 0; i < LATER_PAGES; i++)
+		stop.later[i * PAGE_SIZE / 8] = 2;
+	assert_int_equal(fm_commit(stop.heap), 0); /* as many are written before any are copied */
 	os = &t.table;
 	assert_int_equal(fm_snapshot(stop.heap, t.other), 0);
 	assert_int_equal(pthread_join(stop.committer, &failed), 0);
 	assert_null(failed);
-	assert_true(stop.stops);
+	assert_true(stop.stops && stop.by_view == (stop.pages > 1));
 	copy = open_it(t.other, 0);
 	app = (const uint64_t *)(const void *)((const char *)copy->mem + PAGE_SIZE);
 	later = fm_root_get(copy, "later", 0);

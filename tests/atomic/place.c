@@ -4,6 +4,7 @@
  * the view refuses is written, what it makes dirty for nothing is bounded, and it is unmapped when the file is synced.
  */
 #define _GNU_SOURCE 1
+#include "os_util.h"
 #include "proc_util.h"
 
 #include "alloc/heap.h"
@@ -94,6 +95,12 @@ static void fill(unsigned pages, uint8_t value)
 		memset(t.data + i * STEP, value, 8);
 }
 
+static void commit(unsigned pages, uint8_t value)
+{
+	fill(pages, value);
+	assert_int_equal(fm_commit(t.heap), 0);
+}
+
 static void open_it(unsigned flags)
 {
 	struct fm_options options = {
@@ -177,24 +184,20 @@ static void few_are_written_and_many_copied(void **state)
 
 	(void)state;
 	begin();
-	fill(MANY, 5);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(MANY, 5);
 	assert_true(t.pieces > 0 && t.pieces + t.writes == MANY); /* the first ones are written */
 	t.calls = t.pieces = t.writes = 0;
 	before = applied_bytes();
-	fill(FEW, 2);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(FEW, 2);
 	assert_int_equal(t.calls, 0);
 	assert_int_equal(t.writes, FEW);
 	must_be_in_file(FEW, 2);
-	fill(MANY, 3);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(MANY, 3);
 	assert_int_equal(t.pieces, MANY);
 	assert_int_equal(t.writes, FEW);
 	assert_int_equal(applied_bytes() - before, (FEW + MANY) * 64);
 	must_be_in_file(MANY, 3);
-	fill(PAGES, 4);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 4);
 	must_be_in_file(PAGES, 4);
 	end(4);
 }
@@ -210,23 +213,19 @@ static void what_the_view_refuses_is_written(void **state)
 			begin();
 			t.error = errors[e];
 			t.done = done;
-			fill(MANY, 2);
-			assert_int_equal(fm_commit(t.heap), 0);
+			commit(MANY, 2);
 			assert_int_equal(t.calls, 1);
 			assert_int_equal(t.writes, MANY);
 			must_be_in_file(MANY, 2);
-			fill(MANY, 3);
-			assert_int_equal(fm_commit(t.heap), 0);
+			commit(MANY, 3);
 			assert_int_equal(t.calls, 1);
 			assert_int_equal(t.writes, 2 * MANY);
 			must_be_in_file(MANY, 3);
 			checkpoint();
-			fill(MANY, 4);
-			assert_int_equal(fm_commit(t.heap), 0);
+			commit(MANY, 4);
 			assert_int_equal(t.calls, 2);
 			must_be_in_file(MANY, 4);
-			fill(PAGES, 5);
-			assert_int_equal(fm_commit(t.heap), 0);
+			commit(PAGES, 5);
 			end(5);
 		}
 	}
@@ -239,8 +238,7 @@ static unsigned copied_of(unsigned commits)
 
 	t.pieces = 0;
 	for (unsigned i = 0; i < commits; i++) {
-		fill(MANY, ++value);
-		assert_int_equal(fm_commit(t.heap), 0);
+		commit(MANY, ++value);
 	}
 	return t.pieces;
 }
@@ -261,8 +259,7 @@ static void what_it_makes_dirty_is_bounded(void **state)
 	t.is_dirty = true;
 	assert_int_equal(copied_of(3), 0);
 	assert_int_equal(copied_of(5), 5 * MANY);
-	fill(PAGES, 9);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 9);
 	end(9);
 }
 
@@ -273,13 +270,11 @@ static void folios_that_are_dirty_count(void **state)
 	begin();
 	t.folio = 512;
 	for (unsigned i = 0; i < MANY / FEW; i++) {
-		fill(FEW, (uint8_t)(2 + i));
-		assert_int_equal(fm_commit(t.heap), 0);
+		commit(FEW, (uint8_t)(2 + i));
 	}
 	t.is_dirty = true;
 	assert_int_equal(copied_of(1), 0);
-	fill(PAGES, 9);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 9);
 	end(9);
 }
 
@@ -292,23 +287,19 @@ static void a_checkpoint_unmaps_it(void **state)
 	begin();
 	large = fm_malloc(t.heap, 200 * MIB);
 	assert_non_null(large);
-	fill(FEW, 2);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(FEW, 2);
 	checkpoint();
 	for (uint8_t value = 3; value < 6; value++) {
-		fill(FEW, value);
-		assert_int_equal(fm_commit(t.heap), 0);
+		commit(FEW, value);
 		checkpoint();
 		assert_int_equal(t.drops, 0); /* nothing is mapped */
-		fill(MANY, value);
-		assert_int_equal(fm_commit(t.heap), 0);
+		commit(MANY, value);
 		checkpoint();
 		assert_true(t.drops > 0 && t.dropped >= heap_size(heap_of_handle(t.heap)));
 		must_be_in_file(MANY, value);
 	}
 	fm_free(large);
-	fill(PAGES, 9);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 9);
 	end(9);
 }
 
@@ -318,23 +309,12 @@ static void whole_sectors_are_written(void **state)
 	(void)state;
 	t.sector = 512;
 	begin();
-	fill(PAGES, 2);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 2);
 	assert_int_equal(t.calls, 0);
 	assert_true(t.writes >= PAGES);
 	must_be_in_file(PAGES, 2);
 	end(2);
 	t.sector = 0;
-}
-
-static int no_view(int fd, void *at, bool replace, uint64_t len, void **result)
-{
-	(void)fd;
-	(void)at;
-	(void)replace;
-	(void)len;
-	(void)result;
-	return -ENOMEM;
 }
 
 static void without_address_space_all_is_written(void **state)
@@ -347,8 +327,7 @@ static void without_address_space_all_is_written(void **state)
 	t.table.advise = os_linux.advise;
 	open_it(0);
 	t.data = fm_root_get(t.heap, "data", 0);
-	fill(PAGES, 2);
-	assert_int_equal(fm_commit(t.heap), 0);
+	commit(PAGES, 2);
 	assert_int_equal(t.calls, 0);
 	assert_true(t.writes >= PAGES);
 	must_be_in_file(PAGES, 2);

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <sys/mount.h>
 
+#include "os_util.h"
 #include "os/os.h"
 
 #define ROUNDS 400
@@ -315,16 +316,6 @@ static void on_this_disk(void)
 	        r ? "ENOSPC" : "made");
 	NEED(committed + refused == CHANGES);
 	free(model);
-}
-
-static int no_view(int fd, void *at, bool replace, uint64_t len, void **result)
-{
-	(void)fd;
-	(void)at;
-	(void)replace;
-	(void)len;
-	(void)result;
-	return -ENOMEM;
 }
 
 static unsigned reads_fail;

@@ -28,7 +28,7 @@ if ! command -v python3 >/dev/null; then
 	echo "ok 1 - the benchmark suite # SKIP python3 is missing"
 	exit 0
 fi
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-bench.XXXXXX") || exit 1
+dir=$(mktemp -d --tmpdir fmalloc-bench.XXXXXX) || exit 1
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP
 

@@ -33,7 +33,7 @@ if ! command -v python3 >/dev/null; then
 	echo "ok 1 - the benchmark of commits # SKIP python3 is missing"
 	exit 0
 fi
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-bench-commit.XXXXXX") || exit 1
+dir=$(mktemp -d --tmpdir fmalloc-bench-commit.XXXXXX) || exit 1
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP
 

@@ -7,6 +7,8 @@
  */
 #include <fmalloc.hpp>
 
+#include "folder_util.h"
+
 #include <string>
 #include <thread>
 
@@ -247,9 +249,7 @@ static char folder[256];
 
 static int make_folder(void **)
 {
-	const char *tmp = getenv("TMPDIR");
-	snprintf(folder, sizeof folder, "%s/fmptr-threads-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	return mkdtemp(folder) ? 0 : -1;
+	return folder_make(folder, sizeof folder, "fmptr-threads");
 }
 
 static int remove_folder(void **)

@@ -6,6 +6,8 @@
  */
 #include <fmalloc.hpp>
 
+#include "folder_util.h"
+
 /* ---------------------------------------------------------------- the program */
 
 struct node {
@@ -91,10 +93,11 @@ static std::string folder, file;
 
 static int make_folder(void **)
 {
-	const char *tmp = getenv("TMPDIR");
-	folder = std::string(tmp && *tmp ? tmp : "/tmp") + "/fmalloc-cxx-XXXXXX";
-	if (!mkdtemp(&folder[0]))
+	char path[256];
+
+	if (folder_make(path, sizeof path, "fmalloc-cxx"))
 		return -1;
+	folder = path;
 	file = folder + "/list.heap";
 	return 0;
 }

@@ -5,7 +5,7 @@
 set -u
 root=$(cd "$(dirname "$0")/../.." && pwd)
 build=${FM_BUILD:-$root/build}
-list=$(mktemp "${TMPDIR:-/tmp}/fmalloc-words.XXXXXX")
+list=$(mktemp --tmpdir fmalloc-words.XXXXXX)
 trap 'rm -f "$list" "$list.out"' EXIT
 failures=0
 

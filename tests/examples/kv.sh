@@ -34,7 +34,7 @@ if [ ! -x "$kv" ]; then
 	echo "Bail out! $kv is missing; build the examples first"
 	exit 1
 fi
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-kv.XXXXXX")
+dir=$(mktemp -d --tmpdir fmalloc-kv.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP PIPE
 cd "$dir" || exit 1

@@ -34,7 +34,7 @@ if [ ! -x "$wordcount" ]; then
 	echo "Bail out! $wordcount is missing; build the examples first"
 	exit 1
 fi
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-wordcount.XXXXXX")
+dir=$(mktemp -d --tmpdir fmalloc-wordcount.XXXXXX)
 dir=$(realpath "$dir")
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP PIPE

@@ -27,6 +27,7 @@
 
 #include "fmalloc.h"
 
+#include "../support/folder_util.h"
 #include "../support/model_objects.h"
 
 #define KIB ((size_t)1024)
@@ -1256,11 +1257,8 @@ static int remove_files(void **state)
 
 static int make_folder(void **state)
 {
-	const char *tmp = getenv("TMPDIR");
-
 	(void)state;
-	snprintf(folder, sizeof folder, "%s/fm-model-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	return mkdtemp(folder) ? 0 : -1;
+	return folder_make(folder, sizeof folder, "fm-model");
 }
 
 int main(void)

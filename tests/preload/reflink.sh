@@ -16,7 +16,7 @@ failures=0
 if [ "$(id -u)" = 0 ] && [ -z "${FM_INSIDE:-}" ] && unshare --mount true 2>/dev/null; then
 	FM_INSIDE=1 exec unshare --mount --propagation private sh "$0"
 fi
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-reflink.XXXXXX") || exit 1
+dir=$(mktemp -d --tmpdir fmalloc-reflink.XXXXXX) || exit 1
 mounted=
 leave() {
 	[ -z "$mounted" ] || umount "$mounted" 2>/dev/null || umount -l "$mounted" 2>/dev/null

@@ -11,7 +11,7 @@ manual=${FM_MANUAL:-man/fmalloc.3}
 header=${FM_HEADER:-include/fmalloc.h}
 number=0
 failures=0
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-manual.XXXXXX")
+dir=$(mktemp -d --tmpdir fmalloc-manual.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP PIPE
 

@@ -30,7 +30,7 @@ extract() {
 }
 
 echo 1..13
-dir=$(mktemp -d "${TMPDIR:-/tmp}/fmalloc-readme.XXXXXX")
+dir=$(mktemp -d --tmpdir fmalloc-readme.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' INT TERM HUP PIPE
 cd "$dir" || exit 1

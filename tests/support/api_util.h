@@ -30,6 +30,7 @@
 #include <cmocka.h>
 
 #include "fmalloc.h"
+#include "folder_util.h"
 
 #define KIB ((size_t)1024)
 #define MIB ((size_t)1024 * KIB)
@@ -50,11 +51,8 @@ static inline const char *path_of(const char *name)
 
 static inline int make_folder(void **state)
 {
-	const char *tmp = getenv("TMPDIR");
-
 	(void)state;
-	snprintf(folder, sizeof folder, "%s/fm-api-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	if (!mkdtemp(folder))
+	if (folder_make(folder, sizeof folder, "fm-api"))
 		return -1;
 	snprintf(heap_path, sizeof heap_path, "%s/heap.fm", folder);
 	return 0;

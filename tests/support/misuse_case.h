@@ -32,6 +32,7 @@
 #include <cmocka.h>
 
 #include "fmalloc.h"
+#include "folder_util.h"
 
 #define KIB ((size_t)1024)
 #define MIB ((size_t)1024 * KIB)
@@ -364,14 +365,12 @@ static inline void misuse_remove_files(void)
 /* Run the case in one way; true if it made a wrong call that ended the child by SIGABRT. */
 static inline bool misuse_run_way(void (*run)(struct misuse_case *), enum misuse_way way)
 {
-	const char *tmp = getenv("TMPDIR");
 	int status;
 	pid_t pid;
 
 	misuse_way = way;
 	*misuse_armed = 0;
-	snprintf(misuse_folder, sizeof misuse_folder, "%s/fm-misuse-XXXXXX", tmp && *tmp ? tmp : "/tmp");
-	assert_non_null(mkdtemp(misuse_folder));
+	assert_int_equal(folder_make(misuse_folder, sizeof misuse_folder, "fm-misuse"), 0);
 	pid = fork();
 	assert_true(pid >= 0);
 	if (pid == 0)

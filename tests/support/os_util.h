@@ -7,6 +7,8 @@
 
 #include "../../src/os/os.h"
 
+#include <errno.h>
+
 /* For a table that looks at writes: what would be copied into a view of the file goes through its pwrite_full, too. */
 static inline int view_by_writing(int fd, void *view, const struct os_piece *pieces, unsigned n)
 {
@@ -16,6 +18,16 @@ static inline int view_by_writing(int fd, void *view, const struct os_piece *pie
 	for (unsigned i = 0; !r && i < n; i++)
 		r = os->pwrite_full(fd, pieces[i].data, pieces[i].len, pieces[i].off);
 	return r;
+}
+
+static inline int no_view(int fd, void *at, bool replace, uint64_t len, void **result)
+{
+	(void)fd;
+	(void)at;
+	(void)replace;
+	(void)len;
+	(void)result;
+	return -ENOMEM;
 }
 
 #endif

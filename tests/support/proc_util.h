@@ -36,6 +36,8 @@
 
 #include <fmalloc.h>
 
+#include "folder_util.h"
+
 /* Which sanitizers this is built with. */
 #ifdef __has_feature
 #define PROC_HAS(feature) __has_feature(feature)
@@ -161,14 +163,12 @@ static inline void proc_sleep_us(uint64_t us)
 /* Make a folder under TMPDIR; its name, to be given to proc_dir_remove(). */
 static inline char *proc_dir_make(void)
 {
-	const char *base = getenv("TMPDIR");
 	char *dir = malloc(PATH_MAX);
 
 	if (!dir)
 		abort();
-	snprintf(dir, PATH_MAX, "%s/fmtest-XXXXXX", base && *base ? base : "/tmp");
-	if (!mkdtemp(dir)) {
-		fprintf(stderr, "# mkdtemp %s: %s\n", dir, strerror(errno));
+	if (folder_make(dir, PATH_MAX, "fmtest")) {
+		fprintf(stderr, "# making %s: %s\n", dir, strerror(errno));
 		abort();
 	}
 	return dir;
