@@ -118,6 +118,7 @@ static void begin(unsigned disable)
 	t.table = os_linux;
 	t.table.pwrite_full = write_place;
 	t.table.write_view = view_by_writing;
+	t.table.stores_cheaply = always_cheaply;
 	os = &t.table;
 }
 
@@ -314,6 +315,7 @@ static void backing_loses_nothing(void **state)
 	t.table.pread_full = read_page;
 	t.table.pwrite_full = write_page;
 	t.table.write_view = view_by_writing;
+	t.table.stores_cheaply = always_cheaply;
 	os = &t.table;
 	open_it(FM_CREATE, 0);
 	t.data = fm_malloc(t.heap, HUGE_SIZE);

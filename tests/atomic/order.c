@@ -269,6 +269,7 @@ static void the_folder(void **state)
 	t.table.sync_dir = sync_folder;
 	t.table.pwrite_full = write_some;
 	t.table.write_view = view_by_writing;
+	t.table.stores_cheaply = always_cheaply;
 	t.table.pwrite_sync = write_synced;
 	t.table.clone = clone_some;
 	t.table.sync = sync_some;
@@ -457,7 +458,9 @@ static void a_copy_is_no_half_commit(void **state)
 	t.table = os_linux;
 	t.table.pwrite_full = write_slowly;
 	t.table.write_view = view_slowly;
+	t.table.stores_cheaply = always_cheaply;
 	t.table.clone = cannot_clone;
+	os = &t.table;
 	memset(&stop, 0, sizeof(stop));
 	stop.heap = open_it(t.path, FM_CREATE);
 	stop.pages = *(const unsigned *)*state;
@@ -467,7 +470,6 @@ static void a_copy_is_no_half_commit(void **state)
 	for (unsigned i = 0; i < LATER_PAGES; i++)
 		stop.later[i * PAGE_SIZE / 8] = 2;
 	assert_int_equal(fm_commit(stop.heap), 0); /* as many are written before any are copied */
-	os = &t.table;
 	assert_int_equal(fm_snapshot(stop.heap, t.other), 0);
 	assert_int_equal(pthread_join(stop.committer, &failed), 0);
 	assert_null(failed);

@@ -20,6 +20,13 @@ static inline int view_by_writing(int fd, void *view, const struct os_piece *pie
 	return r;
 }
 
+/* A view on any file system. */
+static inline bool always_cheaply(int fd)
+{
+	(void)fd;
+	return true;
+}
+
 static inline int no_view(int fd, void *at, bool replace, uint64_t len, void **result)
 {
 	(void)fd;
