@@ -549,6 +549,7 @@ const struct os_calls os_linux = {
 	.write_view = memory_write_view,
 	.pwrite_sync = linux_pwrite_sync,
 	.sync = linux_sync,
+	.sync_view = memory_sync_view,
 	.sync_dir = linux_sync_dir,
 	.allocate = linux_allocate,
 	.unshare = linux_unshare,

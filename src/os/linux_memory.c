@@ -130,6 +130,12 @@ int memory_write_view(int fd, void *view, const struct os_piece *pieces, unsigne
 	return 0;
 }
 
+int memory_sync_view(int fd, void *at, uint64_t len)
+{
+	(void)fd;
+	return result_of(msync(at, len, MS_SYNC));
+}
+
 int memory_map_private(int fd, void *at, uint64_t len)
 {
 	int flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE;

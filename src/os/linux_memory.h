@@ -12,6 +12,7 @@ int memory_reserve_private(int fd, void *at, bool replace, uint64_t len, void **
 int memory_view(void *at, uint64_t len, void **result);
 bool memory_stores_cheaply(int fd);
 int memory_write_view(int fd, void *view, const struct os_piece *pieces, unsigned n);
+int memory_sync_view(int fd, void *at, uint64_t len);
 int memory_map_private(int fd, void *at, uint64_t len);
 int memory_move(void *from, void *at, uint64_t len);
 int memory_reserve(uint64_t len, void **result);

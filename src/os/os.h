@@ -79,6 +79,8 @@ struct os_calls {
 	                                                                  ENOSYS, EPERM: can't */
 	int (*pwrite_sync)(int fd, const void *buf, size_t len, uint64_t off); /* durable when 0 */
 	int (*sync)(int fd);                                           /* data and size */
+	int (*sync_view)(int fd, void *at, uint64_t len);              /* that range of a shared mapping of the file, and all
+	                                                                  that is known of the file: durable when 0 */
 	int (*sync_dir)(const char *dir);
 	int (*allocate)(int fd, uint64_t off, uint64_t len);           /* fallocate, extending the file */
 	int (*unshare)(int fd, uint64_t off, uint64_t len);            /* the same, with blocks of its own */

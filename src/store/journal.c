@@ -67,19 +67,9 @@ static bool find_room(const struct journal *journal, uint64_t len, uint64_t *at)
 	return false;
 }
 
-/* Is so much used that it is time for a checkpoint? Needs the lock. */
-static bool is_short(const struct journal *journal)
+bool journal_is_short(const struct journal *journal)
 {
 	return journal->head - journal->tail > journal->capacity - journal->reserve;
-}
-
-/* Commits went on to `head` while a checkpoint was made that began at `start`: the next one begins while there is
- * room for twice as much. The later it begins, the fewer times pages are written that change again and again. */
-static void set_reserve(struct journal *journal, uint64_t start)
-{
-	uint64_t capacity = journal->capacity;
-
-	journal->reserve = min_u64(max_u64(2 * (journal->head - start), capacity / 8), capacity / 2);
 }
 
 uint64_t journal_longest(const struct journal *journal)
@@ -93,8 +83,7 @@ uint64_t journal_longest(const struct journal *journal)
 
 /* ---------------------------------------------------------------- descriptors */
 
-/* Nothing was written, and so the outcome is known: the program has closed our descriptor, or RLIMIT_FSIZE is less. */
-static bool is_harmless(int r)
+bool journal_is_harmless(int r)
 {
 	return r == -EBADF || r == -EFBIG;
 }
@@ -134,7 +123,7 @@ static int write_durably(struct journal *journal, const void *bytes, uint64_t le
 	return write_by(journal, journal->fd, bytes, len, off);
 }
 
-/* ---------------------------------------------------------------- checkpoint */
+/* ---------------------------------------------------------------- superblock */
 
 int journal_update_super(struct journal *journal, void (*change)(struct super_rec *rec, uint64_t value), uint64_t value)
 {
@@ -164,63 +153,7 @@ struct super_rec journal_super(struct journal *journal)
 	return rec;
 }
 
-static void set_oldest(struct super_rec *rec, uint64_t oldest)
-{
-	rec->journal_oldest = oldest;
-}
-
-/* Retire what is applied. J3: the file first, then the superblock, then the space. */
-static int retire(struct journal *journal)
-{
-	uint64_t oldest, tail, start;
-	int r;
-
-	pthread_mutex_lock(&journal->lock);
-	oldest = journal->applied + 1;
-	tail = journal->applied_head;
-	start = journal->head;
-	r = journal->error ? -EIO : 0;
-	pthread_mutex_unlock(&journal->lock);
-	if (r || oldest == journal->oldest)
-		return r;
-	if (journal->place)
-		place_before_sync(journal->place, load_relaxed(&journal->store->size));
-	r = journal_sync(journal, journal->sync_fd);
-	if (is_harmless(r))
-		return r;
-	count(&journal->checkpoint_flushes, 2);
-	if (r)
-		return journal_poison(journal, EIO);
-	/* J5: the error of a lost page may have been reported to the committer's description alone */
-	if (journal_is_poisoned(journal))
-		return -EIO;
-	r = journal_update_super(journal, set_oldest, oldest);
-	if (is_harmless(r))
-		return r;
-	if (r)
-		return journal_poison(journal, EIO);
-	pthread_mutex_lock(&journal->lock);
-	journal->oldest = oldest;
-	journal->tail = tail;
-	set_reserve(journal, start);
-	pthread_cond_broadcast(&journal->changed);
-	pthread_mutex_unlock(&journal->lock);
-	count(&journal->checkpoints, 1);
-	return 0;
-}
-
-int journal_checkpoint(struct journal *journal)
-{
-	int r;
-
-	pthread_mutex_lock(&journal->checkpoint_lock);
-	r = retire(journal);
-	pthread_mutex_lock(&journal->lock);
-	journal->checkpoint_result = r;
-	pthread_mutex_unlock(&journal->lock);
-	pthread_mutex_unlock(&journal->checkpoint_lock);
-	return r;
-}
+/* ---------------------------------------------------------------- writing */
 
 /* Wait until `len` bytes fit; the room is *at. Called with the lock held, and returns so. */
 static int wait_for_room(struct journal *journal, uint64_t len, uint64_t *at)
@@ -254,8 +187,6 @@ static int wait_for_room(struct journal *journal, uint64_t len, uint64_t *at)
 	return journal->error ? -EIO : 0;
 }
 
-/* ---------------------------------------------------------------- writing */
-
 /* Growth must be on the device before a commit relies on it: J6. */
 static int sync_growth(struct journal *journal)
 {
@@ -265,7 +196,7 @@ static int sync_growth(struct journal *journal)
 		return 0;
 	store_release(&journal->must_sync, false);
 	r = journal_sync(journal, journal->fd);
-	if (is_harmless(r)) {
+	if (journal_is_harmless(r)) {
 		store_release(&journal->must_sync, true);
 		return r;
 	}
@@ -300,7 +231,7 @@ int journal_write(struct journal *journal, struct record *record, enum record_ki
 		return -EFBIG;
 	record_seal(record);
 	r = write_durably(journal, record->bytes, len, header->position);
-	if (is_harmless(r))
+	if (journal_is_harmless(r))
 		return r;
 	count(&journal->flushes, 1);
 	if (r)
@@ -328,7 +259,7 @@ void journal_applied(struct journal *journal)
 	journal->applied = journal->commit - 1;
 	journal->applied_head = journal->head;
 	/* what is left is for the commits until the checkpoint is done */
-	is_full = is_short(journal);
+	is_full = journal_is_short(journal);
 	if (is_full && !journal->is_wanted) {
 		journal->is_wanted = true;
 		pthread_cond_broadcast(&journal->changed);
@@ -356,7 +287,7 @@ static bool may_grow(struct journal *journal, uint64_t limit)
 	bool busy;
 
 	pthread_mutex_lock(&journal->lock);
-	busy = is_short(journal);
+	busy = journal_is_short(journal);
 	pthread_mutex_unlock(&journal->lock);
 	return busy && written >= GROW_AFTER * journal->capacity && limit >= journal->capacity + journal->capacity / 2;
 }
@@ -464,7 +395,7 @@ static int make_extent(struct journal *journal)
 	if (r)
 		return r;
 	r = journal_sync(journal, journal->fd);
-	if (is_harmless(r))
+	if (journal_is_harmless(r))
 		return r;
 	count(&journal->growth_flushes, 2);
 	return r ? journal_poison(journal, EIO) : 0;
@@ -489,7 +420,7 @@ int journal_grow(struct journal *journal)
 	/* J8: nothing is needed, so that the ring may be laid out anew */
 	r = journal_update_super(journal, add_extent, (uint64_t)(uintptr_t)journal);
 	if (r)
-		return is_harmless(r) ? r : journal_poison(journal, EIO);
+		return journal_is_harmless(r) ? r : journal_poison(journal, EIO);
 	pthread_mutex_lock(&journal->lock);
 	place = place_of_new(journal);
 	if (place == journal->extents)
@@ -524,7 +455,7 @@ int journal_shrink(struct journal *journal, uint64_t used)
 	/* before the space is anybody else's: J7 */
 	r = journal_update_super(journal, keep_first_extent, 0);
 	if (r)
-		return is_harmless(r) ? r : journal_poison(journal, EIO);
+		return journal_is_harmless(r) ? r : journal_poison(journal, EIO);
 	journal->extents = 1;
 	journal->capacity = journal->extent[0].len;
 	journal->reserve = journal->capacity / 2;

@@ -104,16 +104,24 @@ void journal_abandon(struct journal *journal);
 /* Sync the file by `own`, one of the journal's descriptors. 0, or -errno; -EBADF: the program has closed it. */
 int journal_sync(const struct journal *journal, int own);
 
-/* Sync the file and retire everything that is applied. */
-int journal_checkpoint(struct journal *journal);
-
 /* Replace the superblock: `change` is called on a copy. */
 int journal_update_super(struct journal *journal, void (*change)(struct super_rec *rec, uint64_t value), uint64_t value);
 
 /* The superblock as it is now. */
 struct super_rec journal_super(struct journal *journal);
 
+/* Nothing was written, and so the outcome is known: the program has closed our descriptor, or RLIMIT_FSIZE is less. */
+bool journal_is_harmless(int r);
+
+/* Is so much used that it is time for a checkpoint? Needs `lock`. */
+bool journal_is_short(const struct journal *journal);
+
 /* ---- checkpoint.c */
+
+/* Sync the file and retire everything that is applied. 0 or -errno. */
+int journal_checkpoint(struct journal *journal);
+
+/* Begin and end the thread that does it. 0 or -errno. */
 int checkpoint_start(struct journal *journal);
 void checkpoint_stop(struct journal *journal);
 

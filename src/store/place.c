@@ -16,16 +16,33 @@
 /* Unmapped at once: meanwhile nobody can change the address space. */
 #define UNMAP_STEP (64 * MIB)
 
-static uint8_t *map_view(int fd, uint64_t len)
+/* Dirty bytes that are synced at once, if they lie everywhere in the file: some milliseconds of the device's time, which the
+ * record of a commit that comes then has to wait. */
+#define SYNC_STEP (8 * MIB)
+
+static uint8_t *map(int fd, uint64_t len)
 {
 	void *view;
 
-	if (!os->stores_cheaply(fd) || os->reserve_file(fd, NULL, false, len, &view))
+	if (os->reserve_file(fd, NULL, false, len, &view))
 		return NULL;
 	if (os->protect(view, len, true, true) == 0)
 		return view;
 	os->unmap(view, len);
 	return NULL;
+}
+
+/* By a description that nobody else has: what a sync of the view says of lost pages, it says to that one alone. */
+static uint8_t *map_view(int fd, uint64_t len)
+{
+	int own = os->stores_cheaply(fd) ? os->reopen(fd, true) : -1;
+	uint8_t *view;
+
+	if (own < 0)
+		return NULL;
+	view = map(own, len);
+	os->close(own);
+	return view;
 }
 
 void place_open(struct place *place, int fd, uint64_t len, bool with_view)
@@ -86,7 +103,6 @@ static int copy(struct place *place, int fd, const struct os_piece *pieces, unsi
 {
 	int r = os->write_view(fd, place->view, pieces, n);
 
-	place->is_mapped = true;
 	place->is_refused = r != 0;
 	return r;
 }
@@ -141,15 +157,41 @@ int place_write(struct place *place, int fd, const struct record_rec *header)
 	return r;
 }
 
-void place_before_sync(struct place *place, uint64_t size)
+/* ---------------------------------------------------------------- checkpoint */
+
+static void unmap(const struct place *place, uint64_t off, uint64_t end)
 {
-	bool is_mapped;
+	for (; off < end; off += UNMAP_STEP)
+		os->advise(place->view + off, min_u64(UNMAP_STEP, end - off), OS_DROP);
+}
+
+/* What was made dirty since the last checkpoint: bytes. The next one's begins. */
+static uint64_t take_dirtied(struct place *place)
+{
+	uint64_t dirtied;
 
 	pthread_mutex_lock(&place->lock);
-	is_mapped = place->is_mapped;
-	place->is_mapped = place->is_refused = false;
+	dirtied = place->dirtied * LENGTH_PAGE;
+	place->is_refused = false;
 	place->pages = place->dirtied = 0;
 	pthread_mutex_unlock(&place->lock);
-	for (uint64_t off = 0; is_mapped && off < size; off += UNMAP_STEP)
-		os->advise(place->view + off, min_u64(UNMAP_STEP, place->len - off), OS_DROP);
+	return dirtied;
+}
+
+bool place_sync(struct place *place, int fd, uint64_t size, uint64_t *flushes)
+{
+	uint64_t steps = take_dirtied(place) / SYNC_STEP + 1;
+	uint64_t step = round_up(size / steps + 1, SEGMENT_SIZE);
+
+	if (!place->view)
+		return false;
+	for (uint64_t off = 0; off < size; off += step) {
+		uint64_t end = min_u64(off + step, place->len);
+
+		unmap(place, off, end);
+		count(flushes, 1);
+		if (os->sync_view(fd, place->view + off, end - off))
+			return false;
+	}
+	return true;
 }

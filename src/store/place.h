@@ -27,7 +27,6 @@ struct place {
 	uint64_t pages, dirtied; /* since the last checkpoint: applied to, summed over all entries; and made dirty, by whole
 	                           folios, whichever way */
 	bool is_refused;        /* since then the view has refused something */
-	bool is_mapped;         /* pages of it are mapped, which makes a sync slower */
 
 	struct pageset *copied; /* a snapshot is being made: pages that were applied since; else NULL */
 	uint64_t bytes;         /* atomic: applied so far */
@@ -40,7 +39,9 @@ void place_close(struct place *place);
 /* Write all entries of a valid record. Committer; 0 or -errno, then some may be written. */
 int place_write(struct place *place, int fd, const struct record_rec *header);
 
-/* A checkpoint is going to sync the file of `size` bytes, `len` at most. One thread at a time, beside the committer. */
-void place_before_sync(struct place *place, uint64_t size);
+/* A checkpoint: the file's first `size` bytes, `len` at most, become durable part by part, and what is dirty in them may be so
+ * much that a commit would have to wait for it as a whole. Adds to *flushes, atomic. One thread at a time, beside the committer.
+ * False: nothing is known, and the file is to be synced by `fd`. */
+bool place_sync(struct place *place, int fd, uint64_t size, uint64_t *flushes);
 
 #endif

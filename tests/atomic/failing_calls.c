@@ -84,6 +84,7 @@ CALL(random, (void *buf, size_t len), (buf, len))
 CALL(boot_id, (uint8_t id[16]), (id))
 CALL(clone, (int from, int to, uint64_t off, uint64_t len), (from, to, off, len))
 CALL(sync, (int fd), (fd))
+CALL(sync_view, (int fd, void *at, uint64_t len), (fd, at, len))
 
 /* What opens a granule for a store that faulted can't report an error. */
 static int fault_protect(void *at, uint64_t len, bool readable, bool writable)
@@ -552,6 +553,7 @@ static void prepare_table(void)
 	REPLACE(boot_id);
 	REPLACE(clone);
 	REPLACE(sync);
+	REPLACE(sync_view);
 	REPLACE(pread_full);
 	REPLACE(pwrite_full);
 	REPLACE(write_view);

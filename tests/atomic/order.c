@@ -273,6 +273,7 @@ static void the_folder(void **state)
 	t.table.pwrite_sync = write_synced;
 	t.table.clone = clone_some;
 	t.table.sync = sync_some;
+	t.table.sync_view = sync_view_by_sync;
 	os = &t.table;
 	for (unsigned i = 0; i < 2; i++) {
 		unlink(t.path);
@@ -639,6 +640,7 @@ static void a_copy_counts_on_the_device(void **state)
 	t.table.pwrite_full = write_super;
 	t.table.pwrite_sync = write_super_sync;
 	t.table.sync = sync_super;
+	t.table.sync_view = sync_view_by_sync;
 	sim_os.boot = 0;
 	t.table.boot_id = sim_boot_id;
 	os = &t.table;

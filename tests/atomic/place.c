@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * How a commit's bytes come to their places (src/store/place.h): by writing, or by copying into a view of the file. What
- * the view refuses is written, what it makes dirty for nothing is bounded, and it is unmapped when the file is synced.
+ * the view refuses is written, and what it makes dirty for nothing is bounded.
  */
 #define _GNU_SOURCE 1
 #include "os_util.h"
@@ -27,8 +27,6 @@ static struct {
 	fm_heap *heap;
 	uint8_t *data;
 	unsigned calls, pieces, writes; /* by the view, and without it */
-	unsigned drops;                 /* of the view, and how far they reached */
-	uint64_t dropped;
 	uint64_t dirtied, folio;        /* bytes; pages that each entry makes dirty, if it is the first in its folio, */
 	bool is_dirty;                  /* which none is */
 	unsigned sector;
@@ -71,18 +69,6 @@ static struct atomic *atomic_of(void)
 	return heap_of_handle(t.heap)->store.atomic;
 }
 
-static int seen_advise(void *at, uint64_t len, enum os_advice advice)
-{
-	const uint8_t *view = atomic_of()->place.view, *start = at;
-
-	if (advice == OS_DROP && start >= view && start < view + GIB) {
-		assert_true(start == view || start == view + t.dropped);
-		t.drops++;
-		t.dropped = (uint64_t)(start - view) + len;
-	}
-	return os_linux.advise(at, len, advice);
-}
-
 static void fill(unsigned pages, uint8_t value)
 {
 	for (unsigned i = 0; i < pages; i++)
@@ -107,7 +93,6 @@ static void open_it(unsigned flags)
 
 static void checkpoint(void)
 {
-	t.drops = 0;
 	assert_int_equal(journal_checkpoint(&atomic_of()->journal), 0);
 }
 
@@ -141,8 +126,7 @@ static void begin(void)
 	/* how large folios are is not known before the first batch was written */
 	assert_true(t.sector ? t.writes > PAGES : t.writes == 64);
 	checkpoint();
-	t.table.advise = seen_advise;
-	t.calls = t.pieces = t.writes = t.drops = 0;
+	t.calls = t.pieces = t.writes = 0;
 }
 
 /* What another process reads from the file, where the pages are that have `value` now. */
@@ -272,31 +256,6 @@ static void folios_that_are_dirty_count(void **state)
 	end(9);
 }
 
-/* Else the sync would have to protect each page from writing by itself. */
-static void a_checkpoint_unmaps_it(void **state)
-{
-	void *large;
-
-	(void)state;
-	begin();
-	large = fm_malloc(t.heap, 200 * MIB);
-	assert_non_null(large);
-	commit(FEW, 2);
-	checkpoint();
-	for (uint8_t value = 3; value < 6; value++) {
-		commit(FEW, value);
-		checkpoint();
-		assert_int_equal(t.drops, 0); /* nothing is mapped */
-		commit(MANY, value);
-		checkpoint();
-		assert_true(t.drops > 0 && t.dropped >= heap_size(heap_of_handle(t.heap)));
-		must_be_in_file(MANY, value);
-	}
-	fm_free(large);
-	commit(PAGES, 9);
-	end(9);
-}
-
 /* Where a sector that is being written may be garbled, a folio that is dirty as a whole would put at risk what no record has. */
 static void whole_sectors_are_written(void **state)
 {
@@ -318,7 +277,6 @@ static void without_address_space_all_is_written(void **state)
 	fill(PAGES, 1);
 	assert_int_equal(fm_close(t.heap), 0);
 	t.table.reserve_file = no_view;
-	t.table.advise = os_linux.advise;
 	open_it(0);
 	t.data = fm_root_get(t.heap, "data", 0);
 	commit(PAGES, 2);
@@ -392,7 +350,6 @@ int main(void)
 		cmocka_unit_test(what_the_view_refuses_is_written),
 		cmocka_unit_test(what_it_makes_dirty_is_bounded),
 		cmocka_unit_test(folios_that_are_dirty_count),
-		cmocka_unit_test(a_checkpoint_unmaps_it),
 		cmocka_unit_test(whole_sectors_are_written),
 		cmocka_unit_test(without_address_space_all_is_written),
 		cmocka_unit_test(the_call_copies_exactly_the_pieces),

@@ -151,6 +151,7 @@ static void a_disk_that_was_full_for_long(void **state)
 	table = os_linux;
 	table.allocate = allocate_or_not;
 	table.sync = no_sync;
+	table.sync_view = sync_view_by_sync;
 	table.pwrite_sync = os_linux.pwrite_full;
 	os = &table;
 	heap = open_or_fail(heap_path, FM_ATOMIC | FM_CREATE, NULL);

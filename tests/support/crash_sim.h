@@ -259,6 +259,7 @@ static inline void sim_begin(struct sim *sim)
 	sim_os.table.write_view = view_by_writing;
 	sim_os.table.pwrite_sync = sim_pwrite_sync;
 	sim_os.table.sync = sim_sync;
+	sim_os.table.sync_view = sync_view_by_sync;
 	sim_os.table.allocate = sim_allocate;
 	sim_os.table.truncate = sim_truncate;
 	sim_os.table.punch = sim_punch;
