@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "gate.h"
 
+#include "../base/atomics.h"
 #include "../os/os.h"
 
+#include <limits.h>
 #include <stddef.h>
 
 /* The committer waits so many turns for threads that commit as often as it does: some 20 us. */
@@ -17,6 +19,7 @@ void gate_init(struct gate *gate)
 	pthread_cond_init(&gate->opened, NULL);
 	pthread_cond_init(&gate->left, NULL);
 	pthread_cond_init(&gate->given, NULL);
+	gate->group = 1;
 }
 
 void gate_destroy(struct gate *gate)
@@ -58,8 +61,22 @@ void gate_take(struct gate *gate)
 	pthread_mutex_unlock(&gate->mutex);
 }
 
+static struct gate_turn *turn_of(struct gate *gate, uint32_t group)
+{
+	return &gate->turn[group % 2];
+}
+
+/* `n` of those who wait there. */
+static void look_again(struct gate_turn *turn, int n)
+{
+	__atomic_fetch_add(&turn->events, 1, __ATOMIC_RELEASE);
+	os->wake_word(&turn->events, n);
+}
+
 void gate_give(struct gate *gate)
 {
+	struct gate_turn *next = NULL;
+
 	pthread_mutex_lock(&gate->mutex);
 	gate->has_committer = false;
 	gate->is_handed_over = false;
@@ -68,8 +85,10 @@ void gate_give(struct gate *gate)
 	if (gate->takers)
 		pthread_cond_signal(&gate->given);
 	else if (gate->waiting)
-		pthread_cond_signal(&gate->waiting->woken);
+		next = turn_of(gate, gate->group);
 	pthread_mutex_unlock(&gate->mutex);
+	if (next)
+		look_again(next, 1);
 }
 
 void gate_hand_over(struct gate *gate)
@@ -96,28 +115,44 @@ void gate_open(struct gate *gate)
 	pthread_mutex_unlock(&gate->mutex);
 }
 
+/* Under the lock: is the waiter to be the committer? Nobody is, and its group is the one that gathers. */
+static bool may_lead(const struct gate *gate, const struct gate_waiter *waiter)
+{
+	return !gate->has_committer && !gate->takers && waiter->group == gate->group;
+}
+
+static bool is_served(const struct gate_turn *turn, const struct gate_waiter *waiter)
+{
+	/* pairs with the release in gate_serve. A later group may have been served, too; numbers wrap around */
+	return (int32_t)(load_acquire(&turn->served) - waiter->group) >= 0;
+}
+
 bool gate_ask(struct gate *gate, struct gate_waiter *waiter)
 {
+	struct gate_turn *turn;
 	bool leads = false;
 
-	waiter->is_done = false;
-	pthread_cond_init(&waiter->woken, NULL);
 	pthread_mutex_lock(&gate->mutex);
 	waiter->next = gate->waiting;
+	waiter->group = gate->group;
 	gate->waiting = waiter;
 	gate->asked++;
 	gate->is_shared |= gate->has_committer && !gate->is_handed_over;
-	while (!waiter->is_done && !leads) {
-		leads = !gate->has_committer && !gate->takers;
+	turn = turn_of(gate, waiter->group);
+	for (;;) {
+		uint32_t events = load_acquire(&turn->events); /* before it is looked what has happened */
+
+		leads = may_lead(gate, waiter);
 		if (leads)
 			gate->has_committer = true;
-		else
-			pthread_cond_wait(&waiter->woken, &gate->mutex);
+		pthread_mutex_unlock(&gate->mutex);
+		if (leads || is_served(turn, waiter))
+			return leads;
+		os->wait_word(&turn->events, events);
+		if (is_served(turn, waiter))
+			return false;
+		pthread_mutex_lock(&gate->mutex);
 	}
-	pthread_mutex_unlock(&gate->mutex);
-	if (!leads)
-		pthread_cond_destroy(&waiter->woken);
-	return leads;
 }
 
 static unsigned asked_now(struct gate *gate, bool *is_shared)
@@ -165,20 +200,21 @@ struct gate_waiter *gate_group(struct gate *gate)
 	group = gate->waiting;
 	gate->waiting = NULL;
 	gate->asked = 0;
+	gate->group++;
 	pthread_mutex_unlock(&gate->mutex);
 	return group;
 }
 
 void gate_serve(struct gate *gate, struct gate_waiter *group, int result)
 {
-	pthread_mutex_lock(&gate->mutex);
-	while (group) {
-		struct gate_waiter *next = group->next; /* gone as soon as its thread sees that it is done */
+	struct gate_turn *turn = turn_of(gate, group->group);
+	uint32_t number = group->group;
+	bool is_alone = !group->next;
 
-		group->result = result;
-		group->is_done = true;
-		pthread_cond_signal(&group->woken);
-		group = next;
-	}
-	pthread_mutex_unlock(&gate->mutex);
+	for (struct gate_waiter *waiter = group; waiter; waiter = waiter->next)
+		waiter->result = result;
+	/* from here on the waiters may be gone */
+	store_release(&turn->served, number);
+	if (!is_alone)
+		look_again(turn, INT_MAX);
 }

@@ -12,12 +12,19 @@
 
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdint.h>
 
 struct gate_waiter {
 	struct gate_waiter *next;
-	pthread_cond_t woken; /* of its own: who is served wakes nobody else */
-	int result;           /* 0 or -errno */
-	bool is_done;
+	uint32_t group;
+	int result; /* 0 or -errno */
+};
+
+/* Where those wait who ask for a commit. All that one commit serves are a group: they are woken by one system call, and need no
+ * lock any more. Groups are numbered; the one that is served and the one that gathers meanwhile wait at two places. */
+struct gate_turn {
+	uint32_t served; /* number of the last group of this place that was served */
+	uint32_t events; /* changes whenever somebody who waits here has to look again */
 };
 
 struct gate {
@@ -30,7 +37,9 @@ struct gate {
 	bool has_committer;
 	bool is_handed_over; /* that is a thread which only brings a commit to its place */
 	bool is_canceled;    /* fm_abort was called: commits fail until a rollback */
-	struct gate_waiter *waiting;
+	struct gate_waiter *waiting; /* the group that gathers */
+	uint32_t group;      /* its number */
+	struct gate_turn turn[2]; /* atomic; by whether the number is odd */
 	unsigned asked;      /* how many those are */
 	unsigned takers;     /* threads in gate_take: they go first */
 	unsigned expected;   /* the committer's guess of how many threads commit at the same time */
@@ -63,7 +72,7 @@ bool gate_ask(struct gate *gate, struct gate_waiter *waiter);
 /* Committer: let other threads run for a moment, if as many as lately have not asked yet: one write serves them too. */
 void gate_gather(struct gate *gate);
 
-/* In the pause: take the list. Later: all on it get `result`. */
+/* In the pause: take the group. Later, once: all of it get `result`. */
 struct gate_waiter *gate_group(struct gate *gate);
 void gate_serve(struct gate *gate, struct gate_waiter *group, int result);
 

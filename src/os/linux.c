@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "../base/atomics.h"
 #include "linux_memory.h"
+#include "linux_thread.h"
 #include "linux_track.h"
 
 #include <errno.h>
@@ -457,73 +458,12 @@ static uint64_t linux_page_size(void)
 	return (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
-static int linux_thread_count(void)
-{
-	struct stat st;
-
-	/* a folder has a link from each folder in it, beside its own two */
-	if (stat("/proc/self/task", &st) < 0)
-		return -errno;
-	return (int)st.st_nlink - 2;
-}
-
-static uint64_t fault_count_of(int who)
-{
-	struct rusage usage;
-
-	if (getrusage(who, &usage) < 0)
-		return 0;
-	return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
-}
-
-static uint64_t linux_fault_count(void)
-{
-	return fault_count_of(RUSAGE_THREAD);
-}
-
-static uint64_t linux_process_fault_count(void)
-{
-	return fault_count_of(RUSAGE_SELF);
-}
-
-static uint64_t linux_dirtied(void)
-{
-	struct rusage usage;
-
-	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : (uint64_t)usage.ru_oublock * 512;
-}
-
 static uint64_t linux_now_ms(void)
 {
 	struct timespec t;
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-static void linux_hold_signals(sigset_t *before)
-{
-	sigset_t all;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, before);
-}
-
-static void linux_release_signals(const sigset_t *before)
-{
-	pthread_sigmask(SIG_SETMASK, before, NULL);
-}
-
-static int linux_sleep_ms(unsigned ms, const sigset_t *before)
-{
-	struct timespec t = {(time_t)(ms / 1000), (long)(ms % 1000) * 1000000};
-
-	return result_of(ppoll(NULL, 0, &t, before));
-}
-
-static void linux_yield(void)
-{
-	sched_yield();
 }
 
 const struct os_calls os_linux = {
@@ -580,13 +520,15 @@ const struct os_calls os_linux = {
 	.random = linux_random,
 	.file_size_limit = linux_file_size_limit,
 	.page_size = linux_page_size,
-	.thread_count = linux_thread_count,
-	.fault_count = linux_fault_count,
-	.process_fault_count = linux_process_fault_count,
-	.dirtied = linux_dirtied,
+	.thread_count = thread_count,
+	.fault_count = thread_fault_count,
+	.process_fault_count = thread_process_fault_count,
+	.dirtied = thread_dirtied,
 	.now_ms = linux_now_ms,
-	.hold_signals = linux_hold_signals,
-	.release_signals = linux_release_signals,
-	.sleep_ms = linux_sleep_ms,
-	.yield = linux_yield,
+	.hold_signals = thread_hold_signals,
+	.release_signals = thread_release_signals,
+	.sleep_ms = thread_sleep_ms,
+	.yield = thread_yield,
+	.wait_word = thread_wait_word,
+	.wake_word = thread_wake_word,
 };

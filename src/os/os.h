@@ -142,6 +142,9 @@ struct os_calls {
 	int (*sleep_ms)(unsigned ms, const sigset_t *before);          /* with these blocked alone. EINTR if a handler ran,
 	                                                                  also for a signal that was held until now */
 	void (*yield)(void);                                           /* let another thread run */
+	void (*wait_word)(const uint32_t *word, uint32_t value);       /* until woken, if it has that value; or without any
+	                                                                  reason. No cancellation point */
+	void (*wake_word)(const uint32_t *word, int n);                /* so many that wait; the word may be gone */
 };
 
 /* The table in use. Tests may point it elsewhere while no heap is open. */
