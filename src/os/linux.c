@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include "../base/atomics.h"
 #include "linux_memory.h"
+#include "linux_samples.h"
 #include "linux_thread.h"
 #include "linux_track.h"
 
@@ -514,6 +515,9 @@ const struct os_calls os_linux = {
 	.pagemap = track_pagemap,
 	.scan = track_scan,
 	.private_pages = track_private_pages,
+	.sample_faults = samples_open,
+	.read_samples = samples_read,
+	.end_samples = samples_close,
 	.on_fault = track_on_fault,
 	.memory_limit = track_memory_limit,
 	.boot_id = linux_boot_id,

@@ -30,6 +30,7 @@ struct place {
 
 	struct pageset *copied; /* a snapshot is being made: pages that were applied since; else NULL */
 	uint64_t bytes;         /* atomic: applied so far */
+	uint64_t faults;        /* page faults of copying, which were no stores into the heap: the committer's */
 };
 
 /* For the file `fd`, of `len` bytes at most. `with_view`: it does no harm to write again what is there already. */

@@ -7,14 +7,15 @@
 /* One find of so many is made to the end to see whether the count is right. */
 #define VERIFY_EACH 64
 
-void tally_begin(struct tally *tally)
+void tally_begin(struct tally *tally, uint64_t others)
 {
-	uint64_t now = os->process_fault_count();
+	uint64_t now = os->process_fault_count(), known = tally->faults + (others - tally->others);
 
 	tally->expected = TO_THE_END;
-	if (!tally->is_refuted && tally->faults && now >= tally->faults)
-		tally->expected = now - tally->faults;
+	if (!tally->is_refuted && tally->faults && now >= known)
+		tally->expected = now - known;
 	tally->faults = now;
+	tally->others = others;
 	tally->runs = 0;
 	tally->unseen = 0;
 	tally->is_verifying = tally_may_end_early(tally) && ++tally->turns % VERIFY_EACH == 0;
@@ -89,6 +90,11 @@ void tally_end(struct tally *tally, const struct track *track)
 		return;
 	look(tally, track);
 	tally->is_refuted |= is_too_many(tally, os->process_fault_count());
+}
+
+void tally_give_up(struct tally *tally)
+{
+	tally->expected = TO_THE_END;
 }
 
 void tally_forget(struct tally *tally)

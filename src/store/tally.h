@@ -5,7 +5,7 @@
  * many runs as there were faults is complete, wherever it is: what it has not looked at was not written.
  *
  * T4  a scan ends early only if (a) the runs of found pages in which something has changed are as many as the faults since
- *     the last find began, (b) there was no fault since this one began, and (c) all that was found before is committed, and
+ *     the last find began, less those that a thread of ours had where it stored elsewhere, (b) there was no fault since this one began, and (c) all that was found before is committed, and
  *     nothing is noted. Whatever else costs faults (reading, a second store, a neighbour, the same bytes
  *     again) makes it go on to the end
  *
@@ -26,6 +26,7 @@ struct track;
 
 struct tally {
 	uint64_t faults;   /* of the process when the last find began; 0: not known */
+	uint64_t others;   /* and those among them that can't have been stores into the heap */
 	uint64_t expected; /* faults between that and the beginning of this find; more than TALLY_MAX: to the end */
 	uint64_t runs;     /* with a change, found by this find; */
 	unsigned unseen;   /* and ranges of found pages of which it is not known yet: */
@@ -37,8 +38,8 @@ struct tally {
 	bool is_refuted;   /* more runs than faults: this kernel counts otherwise. Never again */
 };
 
-/* A find begins. */
-void tally_begin(struct tally *tally);
+/* A find begins. `others`: page faults of the process so far that were no stores into the heap. */
+void tally_begin(struct tally *tally, uint64_t others);
 
 /* It has found pages [from, to). Those of one page table, 2 MiB, in ascending order. */
 void tally_add(struct tally *tally, uint64_t from, uint64_t to);
@@ -48,6 +49,9 @@ static inline bool tally_may_end_early(const struct tally *tally)
 {
 	return tally->expected <= TALLY_MAX;
 }
+
+/* This find goes to the end, for runs may have been found in parts. */
+void tally_give_up(struct tally *tally);
 
 /* Is that all? */
 bool tally_is_complete(struct tally *tally, const struct track *track);

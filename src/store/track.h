@@ -18,6 +18,7 @@
 #ifndef FM_STORE_TRACK_H
 #define FM_STORE_TRACK_H
 
+#include "hints.h"
 #include "pageset.h"
 #include "recent.h"
 #include "store.h"
@@ -58,7 +59,8 @@ struct track {
 	struct pageset always;   /* those among them that can't be protected */
 	struct pageset seen;   /* uffd: pages that were found, in ranges that are not dense; */
 	struct pageset dense;  /* of which 2 MiB most pages were found, by number of the range */
-	struct recent recent;  /* uffd: where, */
+	struct hints hints;    /* uffd: where page faults were, */
+	struct recent recent;  /* where pages were found, */
 	struct tally tally;    /* and whether all was found that was written */
 	uint64_t *noted_lines; /* declared: by page, the lines that were declared since it was found last; */
 	uint64_t *found_lines; /* and of pages in `found`, where they are never 0: the committer's */

@@ -8,6 +8,7 @@
  * that nobody touched, each once: then they are compared for nothing, and read in where they were not yet. The
  * first store into a protected page costs 1 us. [measured on Linux 6.18]
  */
+#include "atomic.h"
 #include "track.h"
 
 #include "../base/atomics.h"
@@ -53,8 +54,10 @@ static int open_watch(struct track *track)
 	r = make_sets(track);
 	if (!r)
 		r = track_open_pagemap(track);
-	if (!r)
+	if (!r) {
+		hints_begin(&track->hints, load_relaxed(&store->size) / LENGTH_PAGE);
 		return 0;
+	}
 	drop_sets(track);
 	os->close(track->watch_fd);
 	return r;
@@ -62,6 +65,7 @@ static int open_watch(struct track *track)
 
 static void close_watch(struct track *track)
 {
+	hints_end(&track->hints);
 	drop_sets(track);
 	track_close_pagemap(track);
 	if (store_is_file(&track->watch_id, track->watch_fd))
@@ -148,14 +152,43 @@ static int scan_ranges(struct track *track, uint64_t end, bool other, uint64_t s
 	return r;
 }
 
+/* Where page faults were. 1: that is all, 0: not that we know, or -errno. A run of pages is looked at as a whole, for it may
+ * count once only; where it may be longer than what is looked at, no find ends early any more. */
+static int scan_hints(struct track *track, uint64_t end)
+{
+	const struct hints *hints = &track->hints;
+	unsigned i = 0;
+	int r = 0;
+
+	while (!r && i < hints->n) {
+		uint64_t from = hints->block[i] * HINT_PAGES, to = from + HINT_PAGES;
+
+		while (++i < hints->n && hints->block[i] * HINT_PAGES == to)
+			to += HINT_PAGES;
+		r = scan(track, from, min_u64(to, end));
+	}
+	if (r || hints->n == 0)
+		return r;
+	if (tally_is_complete(&track->tally, track))
+		return 1;
+	tally_give_up(&track->tally);
+	return 0;
+}
+
 /* First where pages were found lately, in steps if it is likely that not all of them are needed; then the rest. For many
  * pages all over the heap that is not worth it. As scan_ranges(). */
 static int scan_heap(struct track *track, uint64_t end)
 {
 	uint64_t ranges = recent_count(&track->recent);
 	bool are_few = track->tally.expected <= FEW;
-	int r;
+	int r = 0;
 
+	if (!track->tally.is_verifying) {
+		r = tally_may_end_early(&track->tally) ? scan_hints(track, end) : 0;
+		hints_learn(&track->hints, r == 1, track->tally.expected, end);
+	}
+	if (r)
+		return r;
 	if (!tally_may_end_early(&track->tally) || (!are_few && ranges > ranges_of(end) / 2))
 		return scan(track, 0, end);
 	r = scan_ranges(track, end, false, are_few ? max_u64(ranges / STEPS, STEP_RANGES) : UINT64_MAX);
@@ -173,7 +206,9 @@ static int find(struct track *track)
 	uint64_t end = round_up(load_relaxed(&track->store->size), os->page_size()) / LENGTH_PAGE;
 	int r = track_check_pagemap(track);
 
-	tally_begin(&track->tally);
+	hints_begin(&track->hints, end);
+	hints_take(&track->hints, track->store->base, end);
+	tally_begin(&track->tally, track->store->atomic->place.faults);
 	recent_begin(&track->recent, ranges_of(end));
 	if (!r && tally_is_complete(&track->tally, track))
 		r = is_watched(track); /* no fault: nothing that is protected was written, and everything is */

@@ -30,10 +30,8 @@
 #include <cmocka.h>
 
 #include "fmalloc.h"
+#include "../../src/base/bits.h"
 #include "folder_util.h"
-
-#define KIB ((size_t)1024)
-#define MIB ((size_t)1024 * KIB)
 
 static char folder[4096];
 static char heap_path[4200]; /* a path in the folder; no file there at a test's start */
