@@ -2,6 +2,7 @@
 #include "crc32c.h"
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 
 #define POLYNOMIAL UINT32_C(0x82F63B78)
@@ -44,19 +45,23 @@ __attribute__((target("sse4.2"))) static uint32_t by_instruction(uint32_t crc, c
 	return crc;
 }
 
-static void choose(void)
+/* True if the processor can do it. */
+static bool choose_instruction(void)
 {
 	__builtin_cpu_init();
-	if (__builtin_cpu_supports("sse4.2"))
-		extend = by_instruction;
+	if (!__builtin_cpu_supports("sse4.2"))
+		return false;
+	extend = by_instruction;
+	return true;
 }
 #else
-static void choose(void)
+static bool choose_instruction(void)
 {
+	return false;
 }
 #endif
 
-static void prepare(void)
+static void fill_table(void)
 {
 	for (unsigned b = 0; b < 256; b++) {
 		uint32_t crc = b;
@@ -68,7 +73,13 @@ static void prepare(void)
 	for (unsigned b = 0; b < 256; b++)
 		for (unsigned k = 1; k < 8; k++)
 			table[k][b] = table[k - 1][b] >> 8 ^ table[0][table[k - 1][b] & 0xff];
-	choose();
+}
+
+/* The table is 8 KiB and takes 8 us, a part of what opening takes: only where it is needed. */
+static void prepare(void)
+{
+	if (!choose_instruction())
+		fill_table();
 }
 
 uint32_t crc32c_extend(uint32_t crc, const void *data, size_t len_bytes)
