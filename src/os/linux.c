@@ -387,7 +387,7 @@ static int linux_clone(int from, int to, uint64_t off, uint64_t len)
 
 static int read_boot_id(uint8_t id[16])
 {
-	char text[40];
+	char text[36]; /* hexadecimal digits and four dashes */
 	int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
 	ssize_t n;
 	unsigned nibbles = 0;
@@ -456,7 +456,7 @@ static uint64_t linux_file_size_limit(void)
 
 static uint64_t linux_page_size(void)
 {
-	return (uint64_t)sysconf(_SC_PAGESIZE);
+	return (uint64_t)getpagesize();
 }
 
 static uint64_t linux_now_ms(void)
