@@ -65,17 +65,17 @@ static void free_tables(struct heap *heap)
 static int make_tables(struct heap *heap)
 {
 	uint64_t page = os->page_size();
-	void *units, *segments;
+	uint64_t units_len, segments_len;
+	void *tables;
 	int r;
 
 	heap->segments_max = heap->store.reserved >> SEGMENT_SHIFT;
-	r = os->reserve_memory(round_up(heap->segments_max * SEGMENT_UNITS * sizeof(struct unit), page), &units);
+	units_len = round_up(heap->segments_max * SEGMENT_UNITS * sizeof(struct unit), page);
+	segments_len = round_up(heap->segments_max * sizeof(struct segment), page);
+	r = os->reserve_memory(units_len + segments_len, &tables);
 	if (!r) {
-		heap->units = units;
-		r = os->reserve_memory(round_up(heap->segments_max * sizeof(struct segment), page), &segments);
-	}
-	if (!r) {
-		heap->segments = segments;
+		heap->units = tables;
+		heap->segments = (struct segment *)(void *)((uint8_t *)tables + units_len);
 		r = descriptors_cover(heap, (heap->store.size + SEGMENT_SIZE - 1) >> SEGMENT_SHIFT);
 	}
 	return r ? fail(-r, "reserving memory for the heap's descriptors:") : 0;
