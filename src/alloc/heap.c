@@ -12,6 +12,7 @@
 #include "segment.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Free space within the file is given back at closing where it comes in pieces of at least this size: a
@@ -132,6 +133,13 @@ static int take_into_use(struct heap *heap)
 	return 0;
 }
 
+static bool recover_by_environment(void)
+{
+	const char *value = getenv("FMALLOC_RECOVER");
+
+	return value && strcmp(value, "1") == 0;
+}
+
 static int judge(struct store *store, const struct store_request *request)
 {
 	if (store->created)
@@ -147,7 +155,7 @@ static int judge(struct store *store, const struct store_request *request)
 		store->is_unclean = false;
 	if (!store->is_unclean)
 		return 0;
-	if (!request->recover)
+	if (!request->recover && !recover_by_environment())
 		return fail(EUCLEAN, "the heap was in use at a power cut, or copied while in use: open it with "
 		                     "FM_RECOVER (or FMALLOC_RECOVER=1) to check and repair it, and trace from "
 		                     "its roots before writing");

@@ -42,13 +42,6 @@ static int read_options(struct fm_options *out, const struct fm_options *in)
 	return 0;
 }
 
-static bool recover_by_environment(void)
-{
-	const char *value = getenv("FMALLOC_RECOVER");
-
-	return value && strcmp(value, "1") == 0;
-}
-
 static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct fm_options *options)
 {
 	struct store_request request = {
@@ -59,11 +52,11 @@ static fm_heap *open_heap(const char *path, int fd, unsigned flags, const struct
 		.read_only = flags & FM_RDONLY,
 		.fixed = flags & FM_FIXED,
 		.wait = flags & FM_WAIT,
-		.recover = flags & FM_RECOVER || recover_by_environment(),
+		.recover = flags & FM_RECOVER,
 		.atomic = flags & FM_ATOMIC,
 		.convert = flags & FM_CONVERT,
 		.declared = flags & FM_DECLARED,
-		.track = getenv("FMALLOC_TRACK"),
+		.track = flags & FM_ATOMIC ? getenv("FMALLOC_TRACK") : NULL,
 	};
 	struct fm_options given;
 	struct heap *heap;
