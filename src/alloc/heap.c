@@ -210,8 +210,7 @@ int heap_open(struct heap *heap, const struct store_request *request, const uint
 		goto close;
 	if (heap->store.is_atomic && bring_to_commit(&heap->store, request))
 		goto close;
-	if (!heap->store.created &&
-	    store_map(&heap->store, request->fixed, request->address_space, request->max_size))
+	if (!heap->store.created && store_map(&heap->store, request, alive))
 		goto close;
 	if (heap->store.is_atomic && request->read_only && recover_into_memory(&heap->store))
 		goto unmap;

@@ -103,6 +103,21 @@ static int reserve_anywhere(struct store *store, uint64_t len, void **base)
 	return r;
 }
 
+/* Left free below an address that the kernel chose early, which may lie between libraries: they go there. */
+#define LIBRARIES GIB
+
+/* Reserve `len` bytes below `ceiling`, where one call is enough; else anywhere. The kernel places downwards: below what it
+ * has placed there is mostly room. */
+static int reserve_below(struct store *store, const void *ceiling, uint64_t len, void **base)
+{
+	uint64_t top = round_down((uintptr_t)ceiling, SEGMENT_SIZE);
+
+	if (top <= len + LIBRARIES || reserve_at(store, top - LIBRARIES - len, len))
+		return reserve_anywhere(store, len, base);
+	*base = (void *)(uintptr_t)(top - LIBRARIES - len);
+	return 0;
+}
+
 static int make_accessible(struct store *store)
 {
 	int r = os->protect(store->base, store->size, true, !store->read_only);
@@ -115,31 +130,31 @@ static int make_accessible(struct store *store)
 	return fail(-r, "mapping %llu bytes:", (unsigned long long)store->size);
 }
 
-int store_map(struct store *store, bool fixed, uint64_t address_space, uint64_t max_size)
+int store_map(struct store *store, const struct store_request *request, const void *ceiling)
 {
-	uint64_t want = wanted_space(store, address_space, max_size);
+	uint64_t want = wanted_space(store, request->address_space, request->max_size);
 	uint64_t least = round_up(store->size, SEGMENT_SIZE);
 	uint64_t preferred = store->super.rec.preferred_address;
 	void *base = NULL;
 	int r = 0;
 
-	if (fixed && preferred == 0)
+	if (request->fixed && preferred == 0)
 		return fail(EADDRINUSE, "the heap was made without an address of its own");
 	for (uint64_t len = want;; len = max_u64(round_up(len / 2, SEGMENT_SIZE), least)) {
-		if (fixed) {
+		if (request->fixed) {
 			r = reserve_at(store, preferred, len);
 			base = (void *)(uintptr_t)preferred;
 		} else {
-			r = reserve_anywhere(store, len, &base);
+			r = reserve_below(store, ceiling, len, &base);
 		}
 		if (!r) {
-			use_reservation(store, base, len, max_size);
+			use_reservation(store, base, len, request->max_size);
 			return make_accessible(store);
 		}
 		if (len == least)
 			break;
 	}
-	if (fixed)
+	if (request->fixed)
 		return fail(EADDRINUSE, "the heap's address 0x%llx is taken in this process",
 		            (unsigned long long)preferred);
 	return fail(-r, "reserving %llu bytes of address space:", (unsigned long long)least);

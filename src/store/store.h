@@ -139,8 +139,9 @@ int store_detach(struct store *store);
 
 /* ---- mapping.c: address space */
 
-/* Reserve address space and map the file there: at the preferred address if `fixed`, else anywhere. */
-int store_map(struct store *store, bool fixed, uint64_t address_space, uint64_t max_size);
+/* Reserve address space and map the file there: at the preferred address if request->fixed, else anywhere, soonest below
+ * `ceiling`, an address that the kernel chose. */
+int store_map(struct store *store, const struct store_request *request, const void *ceiling);
 void store_unmap(struct store *store);
 
 /* Choose a preferred address for a new heap from its UUID, and map it there. */
