@@ -134,9 +134,14 @@ struct heap *registry_first(void)
 
 void registry_each(void (*visit)(struct heap *heap))
 {
-	for (uint32_t i = 0; i < HEAPS_MAX; i++)
-		if (load_acquire(&heaps[i].is_open))
-			visit(&heaps[i]);
+	uint32_t n = load_acquire(&ranges_used);
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct heap *heap = load_acquire(&ranges[i].heap);
+
+		if (load_acquire(&ranges[i].len) && load_acquire(&heap->is_open))
+			visit(heap);
+	}
 }
 
 void registry_each_inherited(void (*visit)(struct heap *heap))
