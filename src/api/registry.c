@@ -16,47 +16,51 @@ struct range {
 	struct heap *heap;
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+/* In one page, mostly: all of it is written at each opening, and a page's first fault takes 2 us. */
+static struct {
+	pthread_mutex_t lock;
+	uint32_t next;                /* where to look for a free one: the one given back longest ago */
+	uint64_t serial;
+	uint64_t *alive;              /* a word for each, wiped in a child */
+	uint8_t is_taken[HEAPS_MAX];
+} slots = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
 static struct heap heaps[HEAPS_MAX];
-static uint8_t is_taken[HEAPS_MAX];
 static struct range ranges[HEAPS_MAX]; /* the lowest unused ones are taken first: few to search */
 static uint32_t ranges_used;           /* atomic: none in use at or above */
-static uint64_t *alive_words;          /* wiped in a child */
-static uint32_t next_slot;             /* where to look for a free slot: the one given back longest ago */
-static uint64_t serial;
 
 struct heap *registry_take(uint64_t **alive)
 {
 	struct heap *heap = NULL;
 
-	pthread_mutex_lock(&lock);
-	if (!alive_words)
-		alive_words = pool_pages(HEAPS_MAX * sizeof(*alive_words));
-	if (!alive_words) {
+	pthread_mutex_lock(&slots.lock);
+	if (!slots.alive)
+		slots.alive = pool_pages(HEAPS_MAX * sizeof(*slots.alive));
+	if (!slots.alive) {
 		fail(ENOMEM, "memory that a fork wipes can't be had");
 		goto out;
 	}
 	for (uint32_t i = 0; i < HEAPS_MAX; i++) {
-		uint32_t slot = (next_slot + i) % HEAPS_MAX;
+		uint32_t slot = (slots.next + i) % HEAPS_MAX;
 
-		if (is_taken[slot])
+		if (slots.is_taken[slot])
 			continue;
-		is_taken[slot] = 1;
-		next_slot = (slot + 1) % HEAPS_MAX;
+		slots.is_taken[slot] = 1;
+		slots.next = (slot + 1) % HEAPS_MAX;
 		heap = &heaps[slot];
 		/* what other threads may look at through a stale handle stays as closing left it */
 		memset((char *)heap + offsetof(struct heap, serial), 0,
 		       sizeof(*heap) - offsetof(struct heap, serial));
 		heap->slot = slot;
-		heap->serial = ++serial;
+		heap->serial = ++slots.serial;
 		heap->store.lock_fd = -1;
-		alive_words[slot] = 1;
-		*alive = &alive_words[slot];
+		slots.alive[slot] = 1;
+		*alive = &slots.alive[slot];
 		goto out;
 	}
 	fail(EMFILE, "%u heaps are open", HEAPS_MAX);
 out:
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&slots.lock);
 	return heap;
 }
 
@@ -64,7 +68,7 @@ void registry_publish(struct heap *heap)
 {
 	uint32_t i = 0;
 
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&slots.lock);
 	while (load_relaxed(&ranges[i].len)) /* as many as there are slots */
 		i++;
 	store_relaxed(&ranges[i].base, (uint64_t)(uintptr_t)heap->store.base);
@@ -72,18 +76,18 @@ void registry_publish(struct heap *heap)
 	store_release(&ranges[i].len, heap->store.reserved);
 	if (i >= ranges_used)
 		store_release(&ranges_used, i + 1);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&slots.lock);
 }
 
 void registry_withdraw(struct heap *heap)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&slots.lock);
 	for (uint32_t i = 0; i < ranges_used; i++)
 		if (ranges[i].len && ranges[i].heap == heap)
 			store_seq(&ranges[i].len, UINT64_C(0));
 	while (ranges_used && !ranges[ranges_used - 1].len)
 		store_release(&ranges_used, ranges_used - 1);
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&slots.lock);
 }
 
 void registry_shorten(struct heap *heap)
@@ -95,9 +99,9 @@ void registry_shorten(struct heap *heap)
 
 void registry_give(struct heap *heap)
 {
-	pthread_mutex_lock(&lock);
-	is_taken[heap->slot] = 0;
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_lock(&slots.lock);
+	slots.is_taken[heap->slot] = 0;
+	pthread_mutex_unlock(&slots.lock);
 }
 
 struct heap *registry_find(const void *p)
@@ -147,7 +151,7 @@ void registry_each(void (*visit)(struct heap *heap))
 void registry_each_inherited(void (*visit)(struct heap *heap))
 {
 	for (uint32_t i = 0; i < HEAPS_MAX; i++)
-		if (is_taken[i] && !alive_words[i])
+		if (slots.is_taken[i] && !slots.alive[i])
 			visit(&heaps[i]);
 }
 
@@ -178,15 +182,15 @@ struct heap *registry_usable(const fm_heap *handle)
 
 void registry_revive(struct heap *heap)
 {
-	store_release(&alive_words[heap->slot], UINT64_C(1));
+	store_release(&slots.alive[heap->slot], UINT64_C(1));
 }
 
 void registry_lock(void)
 {
-	pthread_mutex_lock(&lock);
+	pthread_mutex_lock(&slots.lock);
 }
 
 void registry_unlock(void)
 {
-	pthread_mutex_unlock(&lock);
+	pthread_mutex_unlock(&slots.lock);
 }
