@@ -127,6 +127,34 @@ static void two_made_together_open_together(void **state)
 	close_checked(b);
 }
 
+/* ---------------------------------------------------------------- any address */
+
+/* Where the heap lies when nothing is in its way, it does not lie when something is: a page of somebody else's, which
+ * stays as it was. */
+static void the_usual_place_is_taken(void **state)
+{
+	fm_heap *heap = create_heap();
+	struct fm_statistics stats = { .size = sizeof stats };
+	char *usual, *taken;
+
+	(void)state;
+	close_checked(heap);
+	heap = open_or_fail(heap_path, 0, NULL);
+	usual = heap->mem;
+	close_checked(heap);
+	taken = mmap(usual, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	assert_ptr_equal(taken, usual);
+	*taken = 'x';
+	heap = open_or_fail(heap_path, 0, NULL);
+	assert_int_equal((uintptr_t)heap->mem % (4 * MIB), 0);
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	assert_true(taken < (char *)heap->mem || taken >= (char *)heap->mem + stats.address_space);
+	assert_non_null(fm_malloc(heap, 100));
+	assert_int_equal(*taken, 'x');
+	close_checked(heap);
+	munmap(taken, 4096);
+}
+
 /* ---------------------------------------------------------------- read-only */
 
 static void store_and_see(void)
@@ -426,6 +454,7 @@ int main(int argc, char **argv)
 		API_TEST(the_fixed_place_is_taken),
 		API_TEST(neighbours_take_nothing),
 		API_TEST(two_made_together_open_together),
+		API_TEST(the_usual_place_is_taken),
 		API_TEST(reading_only),
 		API_TEST(reading_only_creates_nothing),
 		API_TEST(a_heap_in_a_memfd),
