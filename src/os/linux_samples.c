@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * perf_event_open(2) with a sample of each page fault: 0.1 to 0.3 us more for a fault that costs 1.2 to 2.8 [measured on Linux
- * 6.18]. An event that threads inherit has a ring for each processor. The mapping of a ring keeps its event, so that no
- * descriptor stays open; a forked child has neither.
+ * perf_event_open(2) with a sample of each page fault: 0.1 to 0.3 us more for a fault that costs 1.2 to
+ * 2.8 [measured on Linux 6.18]. An event that threads inherit has a ring for each processor. The mapping of
+ * a ring keeps its event, so that no descriptor stays open; a forked child has none of them. The kernel
+ * counts rings as locked memory of the user, of which io_uring needs some, too: there are few and short ones.
  */
 #define _GNU_SOURCE
 #include "linux_samples.h"
@@ -15,33 +16,25 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef PERF_FLAG_FD_CLOEXEC
-#define PERF_FLAG_FD_CLOEXEC 8
-#endif
+/* Rings at most, and so many threads: 256 KiB of locked memory, where a page is 4 KiB. */
+#define RINGS_MAX 32
 
-/* Bytes of samples in a ring, of 16 each. What does not fit is lost. */
-#define RING_DATA 32768u
-
-/* Rings at most, and so many threads: looking at more would cost too much. */
-#define RINGS_MAX 64
+/* And no more than this part of what the user may lock. */
+#define LOCKED_SHARE 8
 
 static size_t page_size(void)
 {
 	return (size_t)sysconf(_SC_PAGESIZE);
 }
 
-/* Its header is a page, and the data a power of two of pages. */
-static size_t data_len(void)
-{
-	return RING_DATA > page_size() ? RING_DATA : page_size();
-}
-
+/* A page for its header, and one for 256 samples of 16 bytes. What does not fit is lost. */
 static size_t ring_len(void)
 {
-	return page_size() + data_len();
+	return 2 * page_size();
 }
 
 static struct perf_event_mmap_page *ring(const struct os_samples *samples, unsigned i)
@@ -68,7 +61,7 @@ static int map_ring(void *at, pid_t tid, int cpu)
 	int fd = (int)syscall(SYS_perf_event_open, &attr, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC), r = 0;
 
 	if (fd < 0)
-		return -errno;
+		return errno == EACCES || errno == EPERM || errno == ENOSYS ? -EACCES : -errno;
 	if (mmap(at, ring_len(), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, 0) == MAP_FAILED)
 		r = -errno;
 	close(fd);
@@ -132,27 +125,38 @@ static int map_rings(struct os_samples *samples, const cpu_set_t *cpus, const pi
 	return 0;
 }
 
+/* May the user lock so many bytes more, without missing them elsewhere? */
+static bool may_lock(size_t len)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_MEMLOCK, &limit) < 0)
+		return false;
+	return limit.rlim_cur == RLIM_INFINITY || len <= limit.rlim_cur / LOCKED_SHARE;
+}
+
 int samples_open(struct os_samples *samples)
 {
+	struct os_samples result;
 	pid_t tids[RINGS_MAX];
 	cpu_set_t cpus;
-	void *rings;
 	int r, threads = list_threads(tids, RINGS_MAX);
 
 	if (threads < 0)
 		return threads;
 	if (sched_getaffinity(0, sizeof(cpus), &cpus) < 0)
 		return -errno;
-	samples->n = (unsigned)(CPU_COUNT(&cpus) * threads);
-	if (samples->n > RINGS_MAX)
+	result.n = (unsigned)(CPU_COUNT(&cpus) * threads);
+	if (result.n > RINGS_MAX || !may_lock(result.n * ring_len()))
 		return -E2BIG;
-	rings = mmap(NULL, samples->n * ring_len(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (rings == MAP_FAILED)
+	result.rings = mmap(NULL, result.n * ring_len(), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (result.rings == MAP_FAILED)
 		return -errno;
-	samples->rings = rings;
-	r = map_rings(samples, &cpus, tids, (unsigned)threads);
+	r = map_rings(&result, &cpus, tids, (unsigned)threads);
 	if (r)
-		samples_close(samples);
+		samples_close(&result);
+	else
+		*samples = result;
 	return r;
 }
 
@@ -161,7 +165,7 @@ static uint64_t word_at(const struct perf_event_mmap_page *ring, uint64_t at)
 {
 	const uint8_t *data = (const uint8_t *)ring + page_size();
 
-	return *(const uint64_t *)(const void *)(data + at % data_len());
+	return *(const uint64_t *)(const void *)(data + at % page_size());
 }
 
 /* Take one ring's until `addresses` is full. */
@@ -175,8 +179,8 @@ static unsigned read_ring(struct perf_event_mmap_page *ring, uint64_t *addresses
 		struct perf_event_header header;
 
 		memcpy(&header, &word, sizeof(header));
-		if (header.size < sizeof(header)) {
-			tail = head; /* not what the interface promises */
+		if (header.size < sizeof(header) || header.size % 8 || header.size > head - tail) {
+			tail = head; /* somebody has stored into the ring */
 			break;
 		}
 		if (header.type == PERF_RECORD_SAMPLE)

@@ -36,7 +36,7 @@ struct os_range {
 	uint64_t start, end;
 };
 
-/* Where page faults were: `n` rings, for each thread and processor. */
+/* Where page faults were: `n` rings, one for each thread on each processor. */
 struct os_samples {
 	void *rings;
 	unsigned n;
@@ -126,8 +126,8 @@ struct os_calls {
 	int (*private_pages)(int fd, uint64_t from, unsigned n, uint8_t *is_private); /* a byte for each page */
 	int (*sample_faults)(struct os_samples *samples);              /* keep the addresses of the process's page faults from
 	                                                                  now on, in user mode, as far as there is room.
-	                                                                  EACCES, EPERM, ENOSYS: not allowed; E2BIG: too many
-	                                                                  processors, or threads */
+	                                                                  EACCES: not allowed; E2BIG: too many processors or
+	                                                                  threads; or another error */
 	unsigned (*read_samples)(struct os_samples *samples, uint64_t *addresses, unsigned n); /* take up to n of them: how many */
 	void (*end_samples)(struct os_samples *samples);
 	int (*on_fault)(os_fault_handler *handler);                    /* for the process; others' faults go on to

@@ -398,6 +398,7 @@ bool atomic_may_apply_aside(const struct atomic *atomic)
 void atomic_apply(struct atomic *atomic)
 {
 	atomic_catch_up(atomic);
+	track_rest(&atomic->track);
 }
 
 int atomic_drop_changes(struct atomic *atomic)

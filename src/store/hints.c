@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hints.h"
 
+#include "../base/atomics.h"
+#include "../base/bits.h"
 #include "format.h"
 
 #include <errno.h>
@@ -11,30 +13,47 @@
 /* A look at a hint costs as much as scanning so many pages [measured on Linux 6.18: 1.7 us, and 0.9 ns]. */
 #define LOOK_PAGES 2048
 
-/* They end after so many finds that they did not help, and begin again when so many, one after the other, had few faults. */
+/* They begin when so many finds, one after the other, had few faults; they end after so many that they did
+ * not help, and then it takes longer, and each time longer, until they begin again. */
+#define WAIT_FIRST  8
+#define WAIT_AGAIN  256
+#define WAIT_MAX    65536
 #define USELESS_MAX 32
-#define WAIT        256
 
-#define CHUNK 64
+/* Samples that are read at once, and how many times at most: as many as all rings hold. */
+#define CHUNK      64
+#define CHUNKS_MAX 128
+
+/* Atomic: a heap of this process has them. */
+static bool is_taken;
 
 void hints_begin(struct hints *hints, uint64_t pages)
 {
 	int r;
 
-	if (hints->is_on || hints->is_refused || hints->wait || pages < WORTH_PAGES)
+	if (!hints->wait)
+		hints->wait = WAIT_FIRST;
+	if (hints->is_on || hints->is_refused || hints->few < hints->wait || pages < WORTH_PAGES)
+		return;
+	hints->few = 0;
+	if (__atomic_exchange_n(&is_taken, true, __ATOMIC_ACQUIRE))
 		return;
 	r = os->sample_faults(&hints->samples);
 	hints->is_on = r == 0;
-	hints->is_refused = r && r != -E2BIG;
+	hints->is_refused = r == -EACCES;
 	hints->useless = 0;
-	hints->wait = WAIT;
+	if (r)
+		store_release(&is_taken, false);
+	hints->wait = hints->wait < WAIT_AGAIN ? WAIT_AGAIN : (unsigned)min_u64(2 * hints->wait, WAIT_MAX);
 }
 
 void hints_end(struct hints *hints)
 {
-	if (hints->is_on)
-		os->end_samples(&hints->samples);
+	if (!hints->is_on)
+		return;
+	os->end_samples(&hints->samples);
 	hints->is_on = false;
+	store_release(&is_taken, false);
 }
 
 /* False: there is no room for it. */
@@ -58,19 +77,20 @@ void hints_take(struct hints *hints, const void *base, uint64_t pages)
 {
 	uint64_t addresses[CHUNK];
 	bool fits = true;
-	unsigned n;
+	unsigned n = CHUNK;
 
 	hints->n = 0;
 	if (!hints->is_on)
 		return;
-	do {
+	/* other threads may fault meanwhile */
+	for (unsigned chunk = 0; n == CHUNK && chunk < CHUNKS_MAX; chunk++) {
 		n = os->read_samples(&hints->samples, addresses, CHUNK);
 		for (unsigned i = 0; fits && i < n; i++) {
 			uint64_t page = (addresses[i] - (uintptr_t)base) / LENGTH_PAGE; /* below it: huge */
 
 			fits = page >= pages || insert(hints, page / HINT_PAGES);
 		}
-	} while (n == CHUNK);
+	}
 	if (!fits || hints->n * LOOK_PAGES > pages)
 		hints->n = 0;
 }
@@ -80,7 +100,7 @@ void hints_learn(struct hints *hints, bool helped, uint64_t faults, uint64_t pag
 	bool are_few = faults <= HINTS_MAX && faults * LOOK_PAGES <= pages;
 
 	if (!hints->is_on)
-		hints->wait = !are_few ? WAIT : hints->wait ? hints->wait - 1 : 0;
+		hints->few = are_few ? hints->few + 1 : 0;
 	else if (helped)
 		hints->useless = 0;
 	else if (++hints->useless == USELESS_MAX)

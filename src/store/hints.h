@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Where to look for written pages: at the addresses of page faults, of which the kernel keeps samples. They are hints. Some are
- * missing: of stores by the kernel, of what found no room. Whether they were all is for
+ * Where to look for written pages: at the addresses of page faults, of which the kernel keeps samples. They
+ * are hints. Some are missing: of stores by the kernel, of what found no room. Whether they were all is for
  * tally.h to say.
+ *
+ * Samples make page faults dearer and take locked memory: one heap of a process has them at a time, one that
+ * has use of them.
  */
 #ifndef FM_STORE_HINTS_H
 #define FM_STORE_HINTS_H
@@ -12,28 +15,30 @@
 /* More of them than this are not worth a look at each. */
 #define HINTS_MAX 64
 
-/* A hint stands for the 16 pages around it, aligned. */
+/* A hint is for an aligned block of so many pages. */
 #define HINT_PAGES 16
 
 struct hints {
 	struct os_samples samples;
 	bool is_on;
-	bool is_refused;          /* by the system, for good */
-	unsigned useless;         /* finds since they helped last */
-	unsigned wait;            /* finds that they would have helped until they begin again */
-	unsigned n;               /* as of the last hints_take(): */
-	uint64_t block[HINTS_MAX]; /* numbers of blocks of HINT_PAGES pages, ascending */
+	bool is_refused;           /* by the system, for good */
+	unsigned useless;          /* finds since they helped last */
+	unsigned few;              /* finds that they would have helped, one after the other, */
+	unsigned wait;             /* of which they begin after so many; 0: not known yet */
+	unsigned n;                /* as of the last hints_take(): */
+	uint64_t block[HINTS_MAX]; /* numbers of blocks, ascending */
 };
 
-/* Samples are taken from now on, if the heap of so many pages is worth it, they are likely to help, and the system allows it. */
+/* Take samples from now on, if the heap of so many pages is worth it, they are likely to help, and the system
+ * allows it. Not in the pause: it takes 20 us for each thread and processor. */
 void hints_begin(struct hints *hints, uint64_t pages);
 void hints_end(struct hints *hints);
 
 /* All samples since the last time, of the `pages` at `base`. Too many: none. */
 void hints_take(struct hints *hints, const void *base, uint64_t pages);
 
-/* A find of so many faults in a heap of so many pages is over: they helped, or not. Where they don't, they end: samples make
- * faults dearer. */
+/* A find of so many faults in a heap of so many pages is over: they helped, or not. Where they don't, they
+ * end. */
 void hints_learn(struct hints *hints, bool helped, uint64_t faults, uint64_t pages);
 
 #endif

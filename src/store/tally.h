@@ -5,7 +5,7 @@
  * many runs as there were faults is complete, wherever it is: what it has not looked at was not written.
  *
  * T4  a scan ends early only if (a) the runs of found pages in which something has changed are as many as the faults since
- *     the last find began, less those that a thread of ours had where it stored elsewhere, (b) there was no fault since this one began, and (c) all that was found before is committed, and
+ *     the last find began, less those of copying into the view (place.h), (b) there was no fault since this one began, and (c) all that was found before is committed, and
  *     nothing is noted. Whatever else costs faults (reading, a second store, a neighbour, the same bytes
  *     again) makes it go on to the end
  *

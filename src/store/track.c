@@ -126,6 +126,12 @@ int track_find(struct track *track, bool whole)
 	return r;
 }
 
+void track_rest(struct track *track)
+{
+	if (track->way->rest)
+		track->way->rest(track);
+}
+
 void track_dropped(struct track *track)
 {
 	pthread_mutex_lock(&track->lock);

@@ -40,6 +40,8 @@ struct track_way {
 	int (*extended)(struct track *track, uint64_t from, uint64_t to);
 	/* Add all pages that were written since the last time to track->found, and protect them. */
 	int (*find)(struct track *track);
+	/* A commit is durable and nobody waits: the time for what makes later finds cheaper. NULL: there is nothing. */
+	void (*rest)(struct track *track);
 	/* Bytes [from, to) are about to be written. */
 	int (*will_write)(struct track *track, uint64_t from, uint64_t to);
 	/* All private pages were dropped: nothing is written any more, which `found` and `noted` are to say. What stays open
@@ -87,6 +89,9 @@ int track_extended(struct track *track, uint64_t from, uint64_t to);
 
 /* In the pause: as way->find and way->dropped. `whole`: don't rely on T4, for nothing that was written may be dropped. */
 int track_find(struct track *track, bool whole);
+
+/* Committer, behind a commit: as way->rest. */
+void track_rest(struct track *track);
 void track_dropped(struct track *track);
 
 /* As way->will_write, by a thread for which the pause does not wait. */
