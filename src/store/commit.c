@@ -192,6 +192,7 @@ static int compare_from(struct atomic *atomic, uint64_t *page)
 
 int atomic_prepare(struct atomic *atomic, bool *changed)
 {
+	struct tally_own own;
 	uint64_t page, len;
 	int r = track_find(&atomic->track, is_surplus(atomic));
 
@@ -202,7 +203,9 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 	begin_record(atomic);
 	atomic->counted = 0;
 	page = pageset_next(&atomic->track.found, 0);
+	tally_own_begin(&own);
 	r = compare_from(atomic, &page);
+	tally_own_end(&atomic->track.tally, &own);
 	if (r < 0)
 		return r;
 	atomic->is_large = r == 1;

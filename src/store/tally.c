@@ -9,13 +9,14 @@
 
 void tally_begin(struct tally *tally, uint64_t others)
 {
-	uint64_t now = os->process_fault_count(), known = tally->faults + (others - tally->others);
+	uint64_t now = os->process_fault_count(), known = tally->faults + tally->own + (others - tally->others);
 
 	tally->expected = TO_THE_END;
 	if (!tally->is_refuted && tally->faults && now >= known)
 		tally->expected = now - known;
 	tally->faults = now;
 	tally->others = others;
+	tally->own = 0;
 	tally->runs = 0;
 	tally->unseen = 0;
 	tally->is_verifying = tally_may_end_early(tally) && ++tally->turns % VERIFY_EACH == 0;
@@ -44,12 +45,26 @@ static int differs(const struct track *track, uint64_t from, uint64_t to)
 	return r;
 }
 
+void tally_own_begin(struct tally_own *own)
+{
+	os->hold_signals(&own->signals);
+	own->faults = os->fault_count();
+}
+
+void tally_own_end(struct tally *tally, const struct tally_own *own)
+{
+	tally->own += os->fault_count() - own->faults;
+	os->release_signals(&own->signals);
+}
+
 /* Look at the ranges that were not looked at yet. The scan may have split a run. */
 static void look(struct tally *tally, const struct track *track)
 {
 	uint64_t end = UINT64_MAX;
+	struct tally_own own;
 	int is_changed = 0;
 
+	tally_own_begin(&own);
 	for (unsigned i = 0; i < tally->unseen; i++) {
 		bool goes_on = is_changed && tally->range[i].from == end;
 
@@ -62,6 +77,7 @@ static void look(struct tally *tally, const struct track *track)
 		tally->runs += is_changed > 0;
 	}
 	tally->unseen = 0;
+	tally_own_end(tally, &own);
 }
 
 /* Have more runs been found than there were faults up to `now`? */
@@ -79,7 +95,7 @@ bool tally_is_complete(struct tally *tally, const struct track *track)
 	look(tally, track);
 	if (tally->runs < tally->expected)
 		return false;
-	now = os->process_fault_count();
+	now = os->process_fault_count() - tally->own;
 	tally->is_refuted |= is_too_many(tally, now);
 	return tally->runs == tally->expected && now == tally->faults;
 }
@@ -89,7 +105,7 @@ void tally_end(struct tally *tally, const struct track *track)
 	if (!tally->is_verifying)
 		return;
 	look(tally, track);
-	tally->is_refuted |= is_too_many(tally, os->process_fault_count());
+	tally->is_refuted |= is_too_many(tally, os->process_fault_count() - tally->own);
 }
 
 void tally_give_up(struct tally *tally)

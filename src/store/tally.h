@@ -5,8 +5,9 @@
  * many runs as there were faults is complete, wherever it is: what it has not looked at was not written.
  *
  * T4  a scan ends early only if (a) the runs of found pages in which something has changed are as many as the faults since
- *     the last find began, less those of copying into the view (place.h), (b) there was no fault since this one began, and (c) all that was found before is committed, and
- *     nothing is noted. Whatever else costs faults (reading, a second store, a neighbour, the same bytes
+ *     the last find began, less those of copying into the view (place.h) and of comparing pages here, (b) there
+ *     was no other fault since this one began, and (c) all that was found before is committed, and nothing is
+ *     noted. Whatever else costs faults (reading, a second store, a neighbour, the same bytes
  *     again) makes it go on to the end
  *
  * A run counts once however long it is, so a kernel that opened a block of pages at a fault would change nothing.
@@ -16,6 +17,7 @@
 #ifndef FM_STORE_TALLY_H
 #define FM_STORE_TALLY_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -26,7 +28,8 @@ struct track;
 
 struct tally {
 	uint64_t faults;   /* of the process when the last find began; 0: not known */
-	uint64_t others;   /* and those among them that can't have been stores into the heap */
+	uint64_t others;   /* and those among them that can't have been stores into the heap; */
+	uint64_t own;      /* and those of comparing, since then */
 	uint64_t expected; /* faults between that and the beginning of this find; more than TALLY_MAX: to the end */
 	uint64_t runs;     /* with a change, found by this find; */
 	unsigned unseen;   /* and ranges of found pages of which it is not known yet: */
@@ -52,6 +55,15 @@ static inline bool tally_may_end_early(const struct tally *tally)
 
 /* This find goes to the end, for runs may have been found in parts. */
 void tally_give_up(struct tally *tally);
+
+/* What this thread does between the two stores nothing into the heap, and its page faults don't count: those of
+ * mapping what was committed, to compare with. No signal handler runs meanwhile, for it might store. */
+struct tally_own {
+	sigset_t signals;
+	uint64_t faults;
+};
+void tally_own_begin(struct tally_own *own);
+void tally_own_end(struct tally *tally, const struct tally_own *own);
 
 /* Is that all? */
 bool tally_is_complete(struct tally *tally, const struct track *track);

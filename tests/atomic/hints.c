@@ -343,6 +343,32 @@ static void faults_of_copying_do_not_count(void **state)
 	drop_told();
 }
 
+/* Those of mapping what was committed, to compare with it. */
+static void faults_of_comparing_do_not_count(void **state)
+{
+	const struct atomic *atomic;
+	unsigned few = 0;
+
+	(void)state;
+	make_copying();
+	atomic = heap_of_handle(t.heap)->store.atomic;
+	assert_non_null(atomic->committed);
+	for (size_t i = 0; i < 60; i++) {
+		size_t page = PAGES - 1 - i;
+
+		assert_int_equal(os->advise((void *)(uintptr_t)atomic->committed, heap_of_handle(t.heap)->store.size, OS_DROP), 0);
+		t.p[page * PAGE]++;
+		h.n = 0;
+		tell_page(page);
+		commit();
+		assert_true(is_committed(page));
+		assert_true(PROC_SANITIZED || atomic->track.tally.own > 0 || t.scanned > 48 * PAGE);
+		few += t.scanned <= 48 * PAGE;
+	}
+	assert_true(PROC_SANITIZED || few > 40);
+	drop_told();
+}
+
 static void a_handler_that_stores_counts(void **state)
 {
 	struct sigaction action = {.sa_handler = store_now}, before;
@@ -384,6 +410,7 @@ int main(void)
 		API_TEST(refused),
 		API_TEST(one_heap_has_them),
 		API_TEST(faults_of_copying_do_not_count),
+		API_TEST(faults_of_comparing_do_not_count),
 		API_TEST(a_handler_that_stores_counts),
 	};
 
