@@ -20,8 +20,9 @@ struct gate_waiter {
 	int result; /* 0 or -errno */
 };
 
-/* Where those wait who ask for a commit. All that one commit serves are a group: they are woken by one system call, and need no
- * lock any more. Groups are numbered; the one that is served and the one that gathers meanwhile wait at two places. */
+/* Where those wait who ask for a commit. All that one commit serves are a group: they are woken by one system
+ * call, and need no lock any more. Groups are numbered; the one that is served and the one that gathers
+ * meanwhile wait at two places. */
 struct gate_turn {
 	uint32_t served; /* number of the last group of this place that was served */
 	uint32_t events; /* changes whenever somebody who waits here has to look again */

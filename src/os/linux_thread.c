@@ -7,6 +7,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -54,12 +55,17 @@ uint64_t thread_dirtied(void)
 	return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : (uint64_t)usage.ru_oublock * 512;
 }
 
+/* What an instruction or a system call of the thread itself causes kills the process if it is held: a mapped file
+ * that can't be read, a seccomp filter that asks a handler. */
 void thread_hold_signals(sigset_t *before)
 {
-	sigset_t all;
+	static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS};
+	sigset_t held;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, before);
+	sigfillset(&held);
+	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
+		sigdelset(&held, own[i]);
+	pthread_sigmask(SIG_SETMASK, &held, before);
 }
 
 void thread_release_signals(const sigset_t *before)

@@ -149,7 +149,8 @@ struct os_calls {
 	                                                                  in the page cache so far, by whole folios that were
 	                                                                  clean; 0 on kernels that don't count them */
 	uint64_t (*now_ms)(void);                                      /* monotonic */
-	void (*hold_signals)(sigset_t *before);                        /* none reaches this thread from now on */
+	void (*hold_signals)(sigset_t *before);                        /* none reaches this thread from now on, but those
+	                                                                  that it causes itself */
 	void (*release_signals)(const sigset_t *before);
 	int (*sleep_ms)(unsigned ms, const sigset_t *before);          /* with these blocked alone. EINTR if a handler ran,
 	                                                                  also for a signal that was held until now */

@@ -2,11 +2,11 @@
  *
  * Bringing the bytes of a durable record to their places in the file, in the page cache: not synced.
  *
- * A write costs 2 to 4 us, more where the file system keeps the page in a large folio. Into a shared mapping of the file,
- * the *view*, it is a copy: 1 us, and a page fault more for the first one since the last checkpoint. [measured on Linux 6.18,
- * ext4] That fault makes a whole folio dirty, where a write makes a page of it dirty. The kernel counts for both how much is in
- * folios that became dirty, which is the most that a checkpoint can have to write. When it is more than four times what was
- * applied, entries are written.
+ * A write costs 2 to 4 us, more where the file system keeps the page in a large folio. Into a shared mapping of
+ * the file, the *view*, it is a copy: 1 us, and a page fault more for the first one since the last checkpoint.
+ * [measured on Linux 6.18, ext4] That fault makes a whole folio dirty, where a write makes a page of it dirty.
+ * The kernel counts for both how much is in folios that became dirty, which is the most that a checkpoint can
+ * have to write. When it is more than four times what was applied, entries are written.
  *
  * C6  what the view refuses is written
  */
@@ -40,9 +40,9 @@ void place_close(struct place *place);
 /* Write all entries of a valid record. Committer; 0 or -errno, then some may be written. */
 int place_write(struct place *place, int fd, const struct record_rec *header);
 
-/* A checkpoint: the file's first `size` bytes, `len` at most, become durable part by part, and what is dirty in them may be so
- * much that a commit would have to wait for it as a whole. Adds to *flushes, atomic. One thread at a time, beside the committer.
- * False: nothing is known, and the file is to be synced by `fd`. */
+/* A checkpoint: the file's first `size` bytes, `len` at most, become durable part by part, since a commit that
+ * comes meanwhile may have to wait for the part. Adds to *flushes, atomic. One thread at a time, beside the
+ * committer. False: nothing is known, and the file is to be synced by `fd`. */
 bool place_sync(struct place *place, int fd, uint64_t size, uint64_t *flushes);
 
 #endif

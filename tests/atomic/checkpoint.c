@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Checkpoints: how they bring to the device what was applied, part by part through the view (src/store/place.h), what they do
- * when that fails, and when the next one begins.
+ * Checkpoints: how they bring to the device what was applied, part by part through the view
+ * (src/store/place.h), what they do when that fails, and when the next one begins.
  */
 #define _GNU_SOURCE 1
 #include "os_util.h"

@@ -399,6 +399,33 @@ static void a_handler_that_stores_counts(void **state)
 	assert_int_equal(sigaction(SIGUSR1, &before, NULL), 0);
 }
 
+static volatile sig_atomic_t handled;
+
+static void handle(int sig)
+{
+	handled = sig;
+}
+
+/* What a thread causes itself would kill the process if it were held. */
+static void own_signals_are_not_held(void **state)
+{
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR1, SIGALRM};
+	struct sigaction action = {.sa_handler = handle}, before;
+	sigset_t mask;
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(signals) / sizeof(signals[0]); i++) {
+		assert_int_equal(sigaction(signals[i], &action, &before), 0);
+		handled = 0;
+		os_linux.hold_signals(&mask);
+		raise(signals[i]);
+		assert_int_equal(handled, i < 6 ? signals[i] : 0);
+		os_linux.release_signals(&mask);
+		assert_int_equal(handled, signals[i]);
+		assert_int_equal(sigaction(signals[i], &before, NULL), 0);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -412,6 +439,7 @@ int main(void)
 		API_TEST(faults_of_copying_do_not_count),
 		API_TEST(faults_of_comparing_do_not_count),
 		API_TEST(a_handler_that_stores_counts),
+		API_TEST(own_signals_are_not_held),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

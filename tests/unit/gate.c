@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who is woken when (src/alloc/gate.h): all of a group that was served, nobody of the next one, and of that one who leads it.
+ * Who is woken when (src/alloc/gate.h): all of a group that was served, nobody of the next one, and of that
+ * one who leads it.
  */
 #define _GNU_SOURCE 1
 #include "proc_util.h"
