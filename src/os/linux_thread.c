@@ -65,7 +65,7 @@ void thread_hold_signals(sigset_t *before)
 	sigfillset(&held);
 	for (unsigned i = 0; i < sizeof(own) / sizeof(own[0]); i++)
 		sigdelset(&held, own[i]);
-	pthread_sigmask(SIG_SETMASK, &held, before);
+	pthread_sigmask(SIG_BLOCK, &held, before);
 }
 
 void thread_release_signals(const sigset_t *before)

@@ -57,7 +57,8 @@ static inline bool tally_may_end_early(const struct tally *tally)
 void tally_give_up(struct tally *tally);
 
 /* What this thread does between the two stores nothing into the heap, and its page faults don't count: those of
- * mapping what was committed, to compare with. No signal handler runs meanwhile, for it might store. */
+ * mapping what was committed, to compare with. No signal handler runs meanwhile, for it might store, but for what this
+ * thread causes itself. */
 struct tally_own {
 	sigset_t signals;
 	uint64_t faults;

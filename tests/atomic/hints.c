@@ -426,6 +426,28 @@ static void own_signals_are_not_held(void **state)
 	}
 }
 
+/* But one that the thread itself has blocked stays so: a thread with all signals blocked runs no handler. */
+static void blocked_signals_stay_blocked(void **state)
+{
+	struct sigaction action = {.sa_handler = handle}, before;
+	sigset_t trap, outer, mask;
+
+	(void)state;
+	sigemptyset(&trap);
+	sigaddset(&trap, SIGTRAP);
+	assert_int_equal(sigaction(SIGTRAP, &action, &before), 0);
+	assert_int_equal(pthread_sigmask(SIG_BLOCK, &trap, &outer), 0);
+	handled = 0;
+	raise(SIGTRAP);
+	os_linux.hold_signals(&mask);
+	assert_int_equal(handled, 0);
+	os_linux.release_signals(&mask);
+	assert_int_equal(handled, 0);
+	assert_int_equal(pthread_sigmask(SIG_SETMASK, &outer, NULL), 0);
+	assert_int_equal(handled, SIGTRAP);
+	assert_int_equal(sigaction(SIGTRAP, &before, NULL), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -440,6 +462,7 @@ int main(void)
 		API_TEST(faults_of_comparing_do_not_count),
 		API_TEST(a_handler_that_stores_counts),
 		API_TEST(own_signals_are_not_held),
+		API_TEST(blocked_signals_stay_blocked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
