@@ -140,8 +140,8 @@ void snapshot_drop(struct snapshot *snapshot, struct atomic *atomic);
  * has nothing of the page, or -errno. */
 int diff_page(struct atomic *atomic, uint64_t page);
 
-/* Does a line of 64 bytes among `which`, a bit each, differ? 1: *line is the first, 0: none, or -errno. */
-int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line);
+/* T1: a bit for each line of 64 bytes that differs, if nothing but `which` may have been written. 0 or -errno. */
+int diff_lines(const struct atomic *atomic, uint64_t page, uint64_t which, uint64_t *lines);
 
 /* Bytes that the page would take in records, or -errno. */
 int64_t diff_size(struct atomic *atomic, uint64_t page);

@@ -203,9 +203,13 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 	begin_record(atomic);
 	atomic->counted = 0;
 	page = pageset_next(&atomic->track.found, 0);
-	tally_own_begin(&own);
-	r = compare_from(atomic, &page);
-	tally_own_end(&atomic->track.tally, &own);
+	if (tally_knows_all(&atomic->track.tally)) {
+		r = compare_from(atomic, &page);
+	} else {
+		tally_own_begin(&own);
+		r = compare_from(atomic, &page);
+		tally_own_end(&atomic->track.tally, &own);
+	}
 	if (r < 0)
 		return r;
 	atomic->is_large = r == 1;

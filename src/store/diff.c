@@ -57,8 +57,7 @@ static const uint8_t *committed_page(const struct atomic *atomic, uint64_t page,
 	return NULL;
 }
 
-/* T1: nothing but `which` may have been written. */
-static int lines_in(const struct atomic *atomic, uint64_t page, uint64_t which, uint64_t *lines)
+int diff_lines(const struct atomic *atomic, uint64_t page, uint64_t which, uint64_t *lines)
 {
 	_Alignas(64) uint8_t copy[LENGTH_PAGE];
 	int r = 0;
@@ -87,7 +86,7 @@ int diff_page(struct atomic *atomic, uint64_t page)
 	struct record before = atomic->record;
 	const uint8_t *now = atomic->store->base + page * LENGTH_PAGE;
 	uint64_t lines = 0, last_word = 0;
-	int r = lines_in(atomic, page, track_lines(&atomic->track, page), &lines);
+	int r = diff_lines(atomic, page, track_lines(&atomic->track, page), &lines);
 
 	if (r || !lines)
 		return r;
@@ -111,7 +110,7 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 {
 	uint64_t lines = 0;
 	int64_t size = 0;
-	int r = lines_in(atomic, page, track_lines(&atomic->track, page), &lines);
+	int r = diff_lines(atomic, page, track_lines(&atomic->track, page), &lines);
 
 	if (r)
 		return r;
@@ -121,15 +120,4 @@ int64_t diff_size(struct atomic *atomic, uint64_t page)
 		size += 8 + next_run(&lines, &from) * (int64_t)LINE;
 	}
 	return size;
-}
-
-int diff_first(struct atomic *atomic, uint64_t page, uint64_t which, unsigned *line)
-{
-	uint64_t lines = 0;
-	int r = lines_in(atomic, page, which, &lines);
-
-	if (r || !lines)
-		return r;
-	*line = lowest_bit(lines);
-	return 1;
 }

@@ -57,25 +57,25 @@ void hints_end(struct hints *hints)
 }
 
 /* False: there is no room for it. */
-static bool insert(struct hints *hints, uint64_t block)
+static bool insert(struct hints *hints, uint64_t page)
 {
 	unsigned i = hints->n;
 
-	while (i > 0 && hints->block[i - 1] > block)
+	while (i > 0 && hints->page[i - 1] > page)
 		i--;
-	if (i > 0 && hints->block[i - 1] == block)
+	if (i > 0 && hints->page[i - 1] == page)
 		return true;
 	if (hints->n == HINTS_MAX)
 		return false;
 	for (unsigned j = hints->n++; j > i; j--)
-		hints->block[j] = hints->block[j - 1];
-	hints->block[i] = block;
+		hints->page[j] = hints->page[j - 1];
+	hints->page[i] = page;
 	return true;
 }
 
 void hints_take(struct hints *hints, const void *base, uint64_t pages)
 {
-	uint64_t addresses[CHUNK];
+	uint64_t addresses[CHUNK], ratio = os->page_size() / LENGTH_PAGE;
 	bool fits = true;
 	unsigned n = CHUNK;
 
@@ -88,11 +88,26 @@ void hints_take(struct hints *hints, const void *base, uint64_t pages)
 		for (unsigned i = 0; fits && i < n; i++) {
 			uint64_t page = (addresses[i] - (uintptr_t)base) / LENGTH_PAGE; /* below it: huge */
 
-			fits = page >= pages || insert(hints, page / HINT_PAGES);
+			fits = page >= pages || insert(hints, round_down(page, ratio));
 		}
 	}
 	if (!fits || hints->n * LOOK_PAGES > pages)
 		hints->n = 0;
+}
+
+bool hints_have(const struct hints *hints, uint64_t page)
+{
+	unsigned low = 0, high = hints->n;
+
+	while (low < high) {
+		unsigned middle = (low + high) / 2;
+
+		if (hints->page[middle] < page)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < hints->n && hints->page[low] == page;
 }
 
 void hints_learn(struct hints *hints, bool helped, uint64_t faults, uint64_t pages)

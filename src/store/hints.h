@@ -15,9 +15,6 @@
 /* More of them than this are not worth a look at each. */
 #define HINTS_MAX 64
 
-/* A hint is for an aligned block of so many pages. */
-#define HINT_PAGES 16
-
 struct hints {
 	struct os_samples samples;
 	bool is_on;
@@ -26,7 +23,7 @@ struct hints {
 	unsigned few;              /* finds that they would have helped, one after the other, */
 	unsigned wait;             /* of which they begin after so many; 0: not known yet */
 	unsigned n;                /* as of the last hints_take(): */
-	uint64_t block[HINTS_MAX]; /* numbers of blocks, ascending */
+	uint64_t page[HINTS_MAX];  /* first ones of memory pages, ascending, each once */
 };
 
 /* Take samples from now on, if the heap of so many pages is worth it, they are likely to help, and the system
@@ -36,6 +33,9 @@ void hints_end(struct hints *hints);
 
 /* All samples since the last time, of the `pages` at `base`. Too many: none. */
 void hints_take(struct hints *hints, const void *base, uint64_t pages);
+
+/* Is there a hint for the page? */
+bool hints_have(const struct hints *hints, uint64_t page);
 
 /* A find of so many faults in a heap of so many pages is over: they helped, or not. Where they don't, they
  * end. */

@@ -18,31 +18,43 @@ void tally_begin(struct tally *tally, uint64_t others)
 	tally->others = others;
 	tally->own = 0;
 	tally->runs = 0;
+	tally->pages = 0;
 	tally->unseen = 0;
+	tally->known = 0;
 	tally->is_verifying = tally_may_end_early(tally) && ++tally->turns % VERIFY_EACH == 0;
 }
 
 void tally_add(struct tally *tally, uint64_t from, uint64_t to)
 {
+	unsigned i = tally->unseen;
+
 	if (!tally_may_end_early(tally))
 		return;
-	if (tally->unseen == TALLY_MAX) {
+	if (i == TALLY_MAX) {
 		tally->expected = TO_THE_END;
 		return;
 	}
-	tally->range[tally->unseen].from = from;
-	tally->range[tally->unseen++].to = to;
+	for (; i > 0 && tally->range[i - 1].from > from; i--)
+		tally->range[i] = tally->range[i - 1];
+	tally->range[i].from = from;
+	tally->range[i].to = to;
+	tally->pages += to - from;
+	tally->unseen++;
 }
 
-/* Does one of pages [from, to) differ? 1, 0 or -errno. */
-static int differs(const struct track *track, uint64_t from, uint64_t to)
+/* Compare the page, and keep what that tells if there is room. Does it differ? 1, 0 or -errno. */
+static int differs(struct tally *tally, const struct track *track, uint64_t page)
 {
-	unsigned line;
-	int r = 0;
+	uint64_t lines = 0;
+	int r = atomic_is_own(track->store, page) ? 0 : diff_lines(track->store->atomic, page, ALL_LINES, &lines);
 
-	for (; from < to && !r; from++)
-		r = atomic_is_own(track->store, from) ? 0 : diff_first(track->store->atomic, from, ALL_LINES, &line);
-	return r;
+	if (r)
+		return r;
+	if (tally->known < TALLY_MAX) {
+		tally->page[tally->known] = page;
+		tally->lines[tally->known++] = lines;
+	}
+	return lines != 0;
 }
 
 void tally_own_begin(struct tally_own *own)
@@ -57,25 +69,51 @@ void tally_own_end(struct tally *tally, const struct tally_own *own)
 	os->release_signals(&own->signals);
 }
 
+/* A run: is there a change in it, and how many changed pages with a fault of their own? */
+struct run {
+	bool is_changed;
+	uint64_t own;
+};
+
+/* Look at pages [from, to) of it: at as many as can be kept, until the first change, and at those for which there are
+ * hints. 0 or -errno. */
+static int look_at(struct tally *tally, const struct track *track, uint64_t from, uint64_t to, struct run *run)
+{
+	for (; from < to; from++) {
+		bool has_own = hints_have(&track->hints, from);
+		int r = 0;
+
+		if (!run->is_changed || has_own || tally->known < TALLY_MAX)
+			r = differs(tally, track, from);
+		if (r < 0)
+			return r;
+		run->is_changed |= r > 0;
+		run->own += r > 0 && has_own;
+	}
+	return 0;
+}
+
+static uint64_t faults_of(const struct run *run)
+{
+	return max_u64(run->is_changed, run->own);
+}
+
 /* Look at the ranges that were not looked at yet. The scan may have split a run. */
 static void look(struct tally *tally, const struct track *track)
 {
-	uint64_t end = UINT64_MAX;
+	struct run run = {0};
 	struct tally_own own;
-	int is_changed = 0;
 
 	tally_own_begin(&own);
 	for (unsigned i = 0; i < tally->unseen; i++) {
-		bool goes_on = is_changed && tally->range[i].from == end;
-
-		end = tally->range[i].to;
-		if (goes_on)
-			continue;
-		is_changed = differs(track, tally->range[i].from, end);
-		if (is_changed < 0)
+		if (i > 0 && tally->range[i].from != tally->range[i - 1].to) {
+			tally->runs += faults_of(&run);
+			run = (struct run){0};
+		}
+		if (look_at(tally, track, tally->range[i].from, tally->range[i].to, &run))
 			tally->expected = TO_THE_END;
-		tally->runs += is_changed > 0;
 	}
+	tally->runs += faults_of(&run);
 	tally->unseen = 0;
 	tally_own_end(tally, &own);
 }
@@ -88,9 +126,9 @@ static bool is_too_many(const struct tally *tally, uint64_t now)
 
 bool tally_is_complete(struct tally *tally, const struct track *track)
 {
-	uint64_t now;
+	uint64_t now, most = tally->runs + tally->unseen + track->hints.n;
 
-	if (!tally_may_end_early(tally) || tally->is_verifying || tally->runs + tally->unseen < tally->expected)
+	if (!tally_may_end_early(tally) || tally->is_verifying || most < tally->expected)
 		return false;
 	look(tally, track);
 	if (tally->runs < tally->expected)
@@ -102,10 +140,27 @@ bool tally_is_complete(struct tally *tally, const struct track *track)
 
 void tally_end(struct tally *tally, const struct track *track)
 {
-	if (!tally->is_verifying)
-		return;
-	look(tally, track);
-	tally->is_refuted |= is_too_many(tally, os->process_fault_count() - tally->own);
+	if (tally->is_verifying) {
+		look(tally, track);
+		tally->is_refuted |= is_too_many(tally, os->process_fault_count() - tally->own);
+	}
+	tally->known = 0;
+}
+
+bool tally_knows_all(const struct tally *tally)
+{
+	return tally->known > 0 && tally->known == tally->pages;
+}
+
+bool tally_knows(const struct tally *tally, uint64_t page, uint64_t *lines)
+{
+	for (unsigned i = 0; i < tally->known; i++) {
+		if (tally->page[i] != page)
+			continue;
+		*lines = tally->lines[i];
+		return true;
+	}
+	return false;
 }
 
 void tally_give_up(struct tally *tally)

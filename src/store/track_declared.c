@@ -102,7 +102,11 @@ static void find_lines(struct track *track)
 
 uint64_t track_lines(const struct track *track, uint64_t page)
 {
-	return track->found_lines ? track->found_lines[page] : ALL_LINES;
+	uint64_t lines;
+
+	if (track->found_lines)
+		return track->found_lines[page];
+	return tally_knows(&track->tally, page, &lines) ? lines : ALL_LINES;
 }
 
 void track_settled(struct track *track, uint64_t page)
@@ -175,8 +179,7 @@ static int will_write(struct track *track, uint64_t from, uint64_t to)
  * from what is committed? */
 static int check(struct track *track)
 {
-	uint64_t pages = track->store->size / LENGTH_PAGE;
-	unsigned line;
+	uint64_t pages = track->store->size / LENGTH_PAGE, lines = 0;
 	uint8_t is_private;
 	bool can_ask = track_check_pagemap(track) == 0;
 
@@ -189,8 +192,8 @@ static int check(struct track *track)
 		    os->private_pages(track->pagemap_fd, (uintptr_t)track->store->base + page * LENGTH_PAGE, 1,
 		                      &is_private) == 0 && !is_private)
 			continue;
-		if (diff_first(track->store->atomic, page, ~declared, &line) > 0) {
-			track->undeclared = page * LENGTH_PAGE + line * LINE;
+		if (diff_lines(track->store->atomic, page, ~declared, &lines) == 0 && lines) {
+			track->undeclared = page * LENGTH_PAGE + lowest_bit(lines) * LINE;
 			return -EPROTO;
 		}
 	}
