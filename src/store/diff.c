@@ -61,8 +61,9 @@ int diff_lines(const struct atomic *atomic, uint64_t page, uint64_t which, uint6
 {
 	_Alignas(64) uint8_t copy[LENGTH_PAGE];
 	int r = 0;
-	const uint8_t *before = committed_page(atomic, page, copy, &r);
+	const uint8_t *before = which ? committed_page(atomic, page, copy, &r) : NULL;
 
+	*lines = 0;
 	if (before)
 		*lines = lines_of(atomic, atomic->store->base + page * LENGTH_PAGE, before, which);
 	return r;

@@ -73,9 +73,35 @@ static bool insert(struct hints *hints, uint64_t page)
 	return true;
 }
 
+static uint64_t page_ratio(void)
+{
+	return os->page_size() / LENGTH_PAGE;
+}
+
+unsigned hints_group_end(const struct hints *hints, unsigned i)
+{
+	/* with a neighbour of each, and nothing but one page between them */
+	uint64_t near = 3 * page_ratio();
+
+	do
+		i++;
+	while (i < hints->n && hints->page[i] - hints->page[i - 1] <= near);
+	return i;
+}
+
+/* Looks that they cost. */
+static unsigned count_groups(const struct hints *hints)
+{
+	unsigned groups = 0;
+
+	for (unsigned i = 0; i < hints->n; i = hints_group_end(hints, i))
+		groups++;
+	return groups;
+}
+
 void hints_take(struct hints *hints, const void *base, uint64_t pages)
 {
-	uint64_t addresses[CHUNK], ratio = os->page_size() / LENGTH_PAGE;
+	uint64_t addresses[CHUNK], ratio = page_ratio();
 	bool fits = true;
 	unsigned n = CHUNK;
 
@@ -91,7 +117,7 @@ void hints_take(struct hints *hints, const void *base, uint64_t pages)
 			fits = page >= pages || insert(hints, round_down(page, ratio));
 		}
 	}
-	if (!fits || hints->n * LOOK_PAGES > pages)
+	if (!fits || count_groups(hints) * LOOK_PAGES > pages)
 		hints->n = 0;
 }
 

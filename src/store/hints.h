@@ -37,6 +37,9 @@ void hints_take(struct hints *hints, const void *base, uint64_t pages);
 /* Is there a hint for the page? */
 bool hints_have(const struct hints *hints, uint64_t page);
 
+/* Behind the hints from the i-th on that are so near to each other that one look is for all. */
+unsigned hints_group_end(const struct hints *hints, unsigned i);
+
 /* A find of so many faults in a heap of so many pages is over: they helped, or not. Where they don't, they
  * end. */
 void hints_learn(struct hints *hints, bool helped, uint64_t faults, uint64_t pages);

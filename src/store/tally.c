@@ -104,6 +104,8 @@ static void look(struct tally *tally, const struct track *track)
 	struct run run = {0};
 	struct tally_own own;
 
+	if (tally->unseen == 0)
+		return;
 	tally_own_begin(&own);
 	for (unsigned i = 0; i < tally->unseen; i++) {
 		if (i > 0 && tally->range[i].from != tally->range[i - 1].to) {
@@ -171,4 +173,5 @@ void tally_give_up(struct tally *tally)
 void tally_forget(struct tally *tally)
 {
 	tally->faults = 0;
+	tally->known = 0;
 }

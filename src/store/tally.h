@@ -10,8 +10,8 @@
  *     noted. A run explains one fault, or as many as it has changed pages of which the kernel has a sample (hints.h).
  *     Whatever else costs faults (reading, a second store, the same bytes again) makes it go on to the end
  *
- * A run counts once however long it is, so a kernel that opened a block of pages at a fault would change nothing; and if none
- * does, a run has had as many faults as it has changed pages at least, whatever samples say.
+ * A run counts once however long it is, so a kernel that opened a block of pages at a fault, one without holes, would change
+ * nothing; and if none does, a run has had as many faults as it has changed pages at least, whatever samples say.
  * A fault that is under way is not counted yet: none is that stores into the heap, in the pause. Stores
  * for which no thread of this process faults (ptrace, process_vm_writev by another one) are never counted: docs/atomic.md.
  */

@@ -155,23 +155,24 @@ static int scan_ranges(struct track *track, uint64_t end, bool other, uint64_t s
 	return r;
 }
 
-/* Find in pages [from, to), and in those beside as long as the first or the last one was found: a run of pages that a
- * kernel opened at one fault counts once, and must not be cut. */
-static int scan_whole_runs(struct track *track, uint64_t from, uint64_t to, uint64_t end)
+/* Find in pages [from, *to), and in those beside as long as the first or the last one was found: a run of pages that a
+ * kernel opened at one fault counts once, and must not be cut. Up to `done` all was looked at before; *to is where this
+ * has come. */
+static int scan_whole_runs(struct track *track, uint64_t done, uint64_t from, uint64_t *to, uint64_t end)
 {
-	int r = scan(track, from, to);
+	int r = scan(track, from, *to);
 
-	for (uint64_t step = BESIDE; !r && from > 0 && pageset_has(&track->found, from); step *= 2) {
-		uint64_t below = from - min_u64(from, step);
+	for (uint64_t step = BESIDE; !r && from > done && pageset_has(&track->found, from); step *= 2) {
+		uint64_t below = from - min_u64(from - done, step);
 
 		r = scan(track, below, from);
 		from = below;
 	}
-	for (uint64_t step = BESIDE; !r && to < end && pageset_has(&track->found, to - 1); step *= 2) {
-		uint64_t above = min_u64(to + step, end);
+	for (uint64_t step = BESIDE; !r && *to < end && pageset_has(&track->found, *to - 1); step *= 2) {
+		uint64_t above = min_u64(*to + step, end);
 
-		r = scan(track, to, above);
-		to = above;
+		r = scan(track, *to, above);
+		*to = above;
 	}
 	return r;
 }
@@ -181,17 +182,18 @@ static int scan_whole_runs(struct track *track, uint64_t from, uint64_t to, uint
 static int scan_hints(struct track *track, uint64_t end)
 {
 	const struct hints *hints = &track->hints;
-	uint64_t ratio = os->page_size() / LENGTH_PAGE;
-	unsigned i = 0;
+	uint64_t ratio = os->page_size() / LENGTH_PAGE, done = 0;
 	int r = 0;
 
-	while (!r && i < hints->n) {
-		uint64_t from = hints->page[i] - min_u64(hints->page[i], ratio), to;
+	for (unsigned i = 0, next; !r && i < hints->n; i = next) {
+		uint64_t from = max_u64(done, hints->page[i] - min_u64(hints->page[i], ratio)), to;
 
-		do
-			to = hints->page[i++] + 2 * ratio;
-		while (i < hints->n && hints->page[i] <= to + ratio);
-		r = scan_whole_runs(track, from, min_u64(to, end), end);
+		next = hints_group_end(hints, i);
+		to = min_u64(hints->page[next - 1] + 2 * ratio, end);
+		if (from >= to)
+			continue;
+		r = scan_whole_runs(track, done, from, &to, end);
+		done = to;
 	}
 	if (r || hints->n == 0)
 		return r;
