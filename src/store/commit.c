@@ -63,7 +63,7 @@ static bool is_surplus(const struct atomic *atomic)
 /* C4. In the pause, after a whole scan: bring the kept pages back to their budget. */
 static void drop_surplus(struct atomic *atomic)
 {
-	uint64_t ratio = os->page_size() / LENGTH_PAGE;
+	uint64_t ratio = store_page_ratio();
 	uint64_t turns = 0;
 
 	while (is_surplus(atomic) && turns < 2) {
@@ -143,7 +143,7 @@ static void begin_record(struct atomic *atomic)
  * copies are kept, or dropped; nothing is to be done for the others. */
 static void settle_unchanged(struct atomic *atomic, uint64_t from, uint64_t to)
 {
-	uint64_t ratio = os->page_size() / LENGTH_PAGE;
+	uint64_t ratio = store_page_ratio();
 	uint8_t is_private[UNCHANGED_RUN];
 
 	if (from == to || ratio != 1)
@@ -203,13 +203,9 @@ int atomic_prepare(struct atomic *atomic, bool *changed)
 	begin_record(atomic);
 	atomic->counted = 0;
 	page = pageset_next(&atomic->track.found, 0);
-	if (tally_knows_all(&atomic->track.tally)) {
-		r = compare_from(atomic, &page);
-	} else {
-		tally_own_begin(&own);
-		r = compare_from(atomic, &page);
-		tally_own_end(&atomic->track.tally, &own);
-	}
+	tally_own_begin(&atomic->track.tally, &own);
+	r = compare_from(atomic, &page);
+	tally_own_end(&atomic->track.tally, &own);
 	if (r < 0)
 		return r;
 	atomic->is_large = r == 1;

@@ -3,7 +3,7 @@
 
 #include "../base/atomics.h"
 #include "../base/bits.h"
-#include "format.h"
+#include "store.h"
 
 #include <errno.h>
 
@@ -73,15 +73,10 @@ static bool insert(struct hints *hints, uint64_t page)
 	return true;
 }
 
-static uint64_t page_ratio(void)
-{
-	return os->page_size() / LENGTH_PAGE;
-}
-
 unsigned hints_group_end(const struct hints *hints, unsigned i)
 {
 	/* with a neighbour of each, and nothing but one page between them */
-	uint64_t near = 3 * page_ratio();
+	uint64_t near = 3 * store_page_ratio();
 
 	do
 		i++;
@@ -101,7 +96,7 @@ static unsigned count_groups(const struct hints *hints)
 
 void hints_take(struct hints *hints, const void *base, uint64_t pages)
 {
-	uint64_t addresses[CHUNK], ratio = page_ratio();
+	uint64_t addresses[CHUNK], ratio = store_page_ratio();
 	bool fits = true;
 	unsigned n = CHUNK;
 

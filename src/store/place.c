@@ -99,7 +99,7 @@ static uint64_t pages_of(const struct os_piece *pieces, unsigned n)
 	return pages;
 }
 
-/* T4: its page faults are counted, and no signal handler's that stores into the heap: none runs but for what this causes. */
+/* T4: its page faults are counted, and none of a signal handler that stores into the heap: signals are held. */
 static int copy(struct place *place, int fd, const struct os_piece *pieces, unsigned n)
 {
 	uint64_t before;

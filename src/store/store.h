@@ -26,6 +26,12 @@ struct store_request {
 	uint64_t journal_max, keep_max; /* 0: the defaults */
 };
 
+/* Pages of the format in one of memory. */
+static inline uint64_t store_page_ratio(void)
+{
+	return os->page_size() / LENGTH_PAGE;
+}
+
 /* Places that extents of the journal have taken since opening. */
 #define RESERVED_EXTENTS 32
 

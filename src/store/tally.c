@@ -51,20 +51,25 @@ static int differs(struct tally *tally, const struct track *track, uint64_t page
 	if (r)
 		return r;
 	if (tally->known < TALLY_MAX) {
-		tally->page[tally->known] = page;
-		tally->lines[tally->known++] = lines;
+		tally->compared[tally->known].page = page;
+		tally->compared[tally->known++].lines = lines;
 	}
 	return lines != 0;
 }
 
-void tally_own_begin(struct tally_own *own)
+void tally_own_begin(const struct tally *tally, struct tally_own *own)
 {
+	own->is_counted = tally->faults && !tally_knows_all(tally);
+	if (!own->is_counted)
+		return;
 	os->hold_signals(&own->signals);
 	own->faults = os->fault_count();
 }
 
 void tally_own_end(struct tally *tally, const struct tally_own *own)
 {
+	if (!own->is_counted)
+		return;
 	tally->own += os->fault_count() - own->faults;
 	os->release_signals(&own->signals);
 }
@@ -106,7 +111,7 @@ static void look(struct tally *tally, const struct track *track)
 
 	if (tally->unseen == 0)
 		return;
-	tally_own_begin(&own);
+	tally_own_begin(tally, &own);
 	for (unsigned i = 0; i < tally->unseen; i++) {
 		if (i > 0 && tally->range[i].from != tally->range[i - 1].to) {
 			tally->runs += faults_of(&run);
@@ -157,9 +162,9 @@ bool tally_knows_all(const struct tally *tally)
 bool tally_knows(const struct tally *tally, uint64_t page, uint64_t *lines)
 {
 	for (unsigned i = 0; i < tally->known; i++) {
-		if (tally->page[i] != page)
+		if (tally->compared[i].page != page)
 			continue;
-		*lines = tally->lines[i];
+		*lines = tally->compared[i].lines;
 		return true;
 	}
 	return false;

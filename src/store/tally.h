@@ -38,9 +38,10 @@ struct tally {
 	struct {
 		uint64_t from, to; /* pages, ascending */
 	} range[TALLY_MAX];
-	unsigned known;    /* pages that were compared meanwhile, */
-	uint64_t page[TALLY_MAX];
-	uint64_t lines[TALLY_MAX]; /* and a bit for each line that differs */
+	unsigned known;    /* so many pages were compared meanwhile: */
+	struct {
+		uint64_t page, lines; /* a bit for each line that differs */
+	} compared[TALLY_MAX];
 	unsigned turns;    /* finds that might have ended early */
 	bool is_verifying; /* and this one goes to the end nevertheless */
 	bool is_refuted;   /* more runs than faults: this kernel counts otherwise. Never again */
@@ -63,12 +64,13 @@ void tally_give_up(struct tally *tally);
 
 /* What this thread does between the two stores nothing into the heap, and its page faults don't count: those of
  * mapping what was committed, to compare with. No signal handler runs meanwhile, for it might store, but for what this
- * thread causes itself. */
+ * thread causes itself. Where faults aren't counted, or all is known that comparing would tell, this does nothing. */
 struct tally_own {
+	bool is_counted;
 	sigset_t signals;
 	uint64_t faults;
 };
-void tally_own_begin(struct tally_own *own);
+void tally_own_begin(const struct tally *tally, struct tally_own *own);
 void tally_own_end(struct tally *tally, const struct tally_own *own);
 
 /* Is that all? */

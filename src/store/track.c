@@ -109,6 +109,22 @@ int track_note(struct track *track, uint64_t from, uint64_t to)
 	return 0;
 }
 
+uint64_t track_lines(const struct track *track, uint64_t page)
+{
+	uint64_t lines;
+
+	if (track->found_lines)
+		return track->found_lines[page];
+	return tally_knows(&track->tally, page, &lines) ? lines : ALL_LINES;
+}
+
+void track_settled(struct track *track, uint64_t page)
+{
+	pageset_remove(&track->found, page);
+	if (track->found_lines)
+		track->found_lines[page] = 0;
+}
+
 int track_extended(struct track *track, uint64_t from, uint64_t to)
 {
 	return track->way->extended ? track->way->extended(track, from, to) : 0;

@@ -100,22 +100,6 @@ static void find_lines(struct track *track)
 	}
 }
 
-uint64_t track_lines(const struct track *track, uint64_t page)
-{
-	uint64_t lines;
-
-	if (track->found_lines)
-		return track->found_lines[page];
-	return tally_knows(&track->tally, page, &lines) ? lines : ALL_LINES;
-}
-
-void track_settled(struct track *track, uint64_t page)
-{
-	pageset_remove(&track->found, page);
-	if (track->found_lines)
-		track->found_lines[page] = 0;
-}
-
 /* ---------------------------------------------------------------- the way */
 
 static int open_declared(struct track *track)

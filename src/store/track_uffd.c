@@ -182,7 +182,7 @@ static int scan_whole_runs(struct track *track, uint64_t done, uint64_t from, ui
 static int scan_hints(struct track *track, uint64_t end)
 {
 	const struct hints *hints = &track->hints;
-	uint64_t ratio = os->page_size() / LENGTH_PAGE, done = 0;
+	uint64_t ratio = store_page_ratio(), done = 0;
 	int r = 0;
 
 	for (unsigned i = 0, next; !r && i < hints->n; i = next) {

@@ -277,7 +277,7 @@ static void heap_of_an_address(void **state)
 	assert_ptr_equal(fm_heap_of(q + 9 * MIB), b);
 	assert_null(fm_heap_of(NULL));
 	assert_null(fm_heap_of(&on_stack));
-	assert_true(fm_heap_of((char *)a->mem - 1) != a); /* the other one may lie right below it */
+	assert_ptr_not_equal(fm_heap_of((char *)a->mem - 1), a); /* the other one may lie right below it */
 	close_checked(a);
 	assert_null(fm_heap_of(p));
 	assert_ptr_equal(fm_heap_of(q), b);

@@ -98,18 +98,17 @@ static void make_sampled(void)
 
 /* ---------------------------------------------------------------- tests */
 
-/* The kernel's own samples: a commit of few pages looks at those alone. */
-static void few_pages_are_looked_at(void **state)
+/* With the kernel's own samples commits look at no more pages than `store` says of each, and miss nothing. */
+static void looks_at_few(size_t (*store)(size_t commit))
 {
 	unsigned few = 0, commits = 0;
 
-	(void)state;
 	make_sampled();
 	for (; commits < 400; commits++) {
-		for (unsigned i = 0; i < 1 + commits % 9; i++)
-			t.p[(commits * 7919u + i * 1009u) % PAGES * PAGE]++;
+		size_t most = store(commits);
+
 		commit();
-		few += t.scanned <= 9 * 3 * PAGE;
+		few += t.scanned <= most * PAGE;
 	}
 	/* one of 64 goes to the end to see that faults are counted right */
 	assert_true(PROC_SANITIZED || few > commits * 9 / 10);
@@ -117,45 +116,52 @@ static void few_pages_are_looked_at(void **state)
 	drop_heap();
 }
 
-/* Neighbours that have had a fault each are no run that was opened at one: also the two of an object that lies across them. */
+static size_t store_anywhere(size_t commit)
+{
+	size_t pages = 1 + commit % 9;
+
+	for (size_t i = 0; i < pages; i++)
+		t.p[(commit * 7919 + i * 1009) % PAGES * PAGE]++;
+	return 3 * pages;
+}
+
+static void few_pages_are_looked_at(void **state)
+{
+	(void)state;
+	looks_at_few(store_anywhere);
+}
+
+static size_t store_into_neighbours(size_t commit)
+{
+	size_t page = commit * 7919 % (PAGES - 1000), pages = 2 + commit % 3;
+
+	for (size_t i = 0; i < pages; i++)
+		t.p[(page + i) * PAGE]++;
+	t.p[(page + 500) * PAGE]++;
+	return pages + 2 + 3;
+}
+
+/* Neighbours that have had a fault each are no run that was opened at one: the two of an object across them, too. */
 static void neighbours_are_told_apart(void **state)
 {
-	unsigned few = 0, commits = 0;
-
 	(void)state;
-	make_sampled();
-	for (; commits < 400; commits++) {
-		size_t page = commits * 7919u % (PAGES - 1000);
+	looks_at_few(store_into_neighbours);
+}
 
-		for (size_t i = 0; i < 2 + commits % 3; i++)
-			t.p[(page + i) * PAGE]++;
-		t.p[(page + 500) * PAGE]++;
-		commit();
-		few += t.scanned <= (2 + 2 + 2 + 3) * PAGE;
-	}
-	assert_true(PROC_SANITIZED || few > commits * 9 / 10);
-	all_is_committed();
-	drop_heap();
+static size_t store_into_every_other(size_t commit)
+{
+	size_t page = commit * 7919 % (PAGES - 1000), pages = 15 + commit % 10;
+
+	for (size_t i = 0; i < pages; i++)
+		t.p[(page + 2 * i) * PAGE]++;
+	return 2 * pages + 2;
 }
 
 /* Many of them in one place are one look. */
 static void near_ones_are_looked_at_together(void **state)
 {
-	unsigned few = 0, commits = 0;
-
 	(void)state;
-	make_sampled();
-	for (; commits < 400; commits++) {
-		size_t page = commits * 7919u % (PAGES - 1000), pages = 15 + commits % 10;
-
-		for (size_t i = 0; i < pages; i++)
-			t.p[(page + 2 * i) * PAGE]++;
-		commit();
-		few += t.scanned <= (2 * pages + 2) * PAGE;
-	}
-	assert_true(PROC_SANITIZED || few > commits * 9 / 10);
-	all_is_committed();
-	drop_heap();
+	looks_at_few(store_into_every_other);
 }
 
 static void *store_there(void *page)

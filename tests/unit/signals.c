@@ -3,15 +3,11 @@
  * Holding signals (os.h): which of them reach a thread meanwhile, and which do not.
  */
 #define _GNU_SOURCE 1
+#include "proc_util.h"
+
 #include "os/os.h"
 
-#include <setjmp.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-
-#include <cmocka.h>
 
 static volatile sig_atomic_t handled;
 
