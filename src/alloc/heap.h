@@ -88,16 +88,16 @@ enum segment_state {
 };
 
 struct segment {
-	uint64_t free_units; /* atomic: one bit a unit; whoever clears bits has the units (units.h) */
+	_Alignas(64) uint64_t free_units; /* atomic: one bit a unit; whoever clears bits has the units (units.h) */
 	uint64_t backed;     /* atomic */
 	uint64_t zero;       /* atomic: units that this process added to the file and never handed out */
 	uint64_t idle;       /* atomic: free and backed units that were so at the last look (giveback.h) */
 	uint32_t next, prev; /* in a bucket (units.c); segment number + 1, 0: none */
 	uint32_t stale_next; /* atomic: in the heap's stale segments, as above */
+	uint32_t taker;      /* atomic: the cache that takes units here first, by near.id; 0: none */
 	uint8_t state;       /* enum segment_state */
 	uint8_t bucket;      /* 0: in none */
 	uint8_t is_stale;    /* atomic: is among those, or about to be */
-	uint8_t unused;
 };
 
 struct tcache;
@@ -120,21 +120,23 @@ struct heap {
 	uint64_t covered;           /* segments whose descriptors are accessible */
 	uint64_t segments_max;      /* segments in the reservation */
 	uint64_t directory_segment[DIRECTORY_EXTENTS]; /* validated copies of truth; 0: none */
-	uint64_t free_hint;         /* no free segment below */
+	/* looked at by whoever takes or releases units, and seldom written: apart from what is */
+	_Alignas(64) bool is_copied; /* atomic: nobody takes or releases units without the lock (owner.h) */
+	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
+	uint64_t looked_ms;         /* atomic: when `idle` was set */
+	uint32_t cache_count;       /* atomic: thread caches; a hint */
+
+	_Alignas(64) uint64_t free_hint; /* no free segment below */
 	uint64_t examine_cursor;    /* next segment to look at before the file grows */
 	pthread_mutex_t lock;
 	int cancel_state;           /* of the lock's holder, to be restored */
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
-	bool is_copied;             /* atomic: nobody takes or releases units without the lock (owner.h) */
 	uint64_t stale;             /* atomic: segments in which units were released since they got their bucket */
-	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
-	uint32_t releases;          /* atomic: of units, since opening; a hint */
-	uint64_t looked_ms;         /* atomic: when `idle` was set */
 	struct unit *unowned[CLASSES]; /* atomic heads: slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
-	uint32_t cache_count;       /* atomic: of them; a hint */
+	uint32_t cache_serial;      /* near.id of the last one that joined */
 	struct gate gate;           /* of an atomic heap */
 	struct applier applier;
 	uint64_t commit_calls;      /* atomic */

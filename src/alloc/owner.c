@@ -281,6 +281,7 @@ struct tcache *tcache_attach(struct heap *heap)
 	tcache->id = (load_seq(&tcache->inbox) & ~ADDRESS_MASK) | (uint64_t)(uintptr_t)tcache;
 	tcache->heap = heap;
 	tcache->thread = thread;
+	tcache->near.id = ++heap->cache_serial;
 	tcache->base = heap->store.base;
 	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	tcache->units = heap->units;

@@ -174,12 +174,24 @@ static unsigned start_apart(const struct heap *heap, const struct near *near, ui
 	return lowest_bit(in_free ? in_free : starts);
 }
 
+static bool are_several(const struct heap *heap)
+{
+	return load_relaxed(&heap->cache_count) > 1;
+}
+
+/* The thread has taken units: it becomes the taker of a segment that is mostly free. */
+static void note_taker(struct segment *segment, const struct near *near)
+{
+	if (load_relaxed(&segment->taker) != near->id && count_bits(load_relaxed(&segment->free_units)) >= SEGMENT_UNITS / 2)
+		store_relaxed(&segment->taker, near->id);
+}
+
 /* Take a run of the segment that would do: its first unit, or 0. */
 static uint64_t take_in(struct heap *heap, struct near *near, uint64_t segment_no, unsigned n, unsigned align,
                         enum which_units which)
 {
 	struct segment *segment = &heap->segments[segment_no];
-	bool apart = near && n < LANE_UNITS && load_relaxed(&heap->cache_count) > 1;
+	bool apart = near && n < LANE_UNITS && are_several(heap);
 	uint64_t starts;
 
 	while ((starts = starts_in(segment, n, align, which)) != 0) {
@@ -194,6 +206,8 @@ static uint64_t take_in(struct heap *heap, struct near *near, uint64_t segment_n
 		                     (which == BACKED || !(load_relaxed(&segment->zero) & units)))) {
 			if (near && n < LANE_UNITS)
 				near->lane = unit_no / LANE_UNITS + 1;
+			if (near)
+				note_taker(segment, near);
 			return unit_no;
 		}
 		fetch_or_seq(&segment->free_units, units);
@@ -241,47 +255,60 @@ static uint64_t take_tightest(struct heap *heap, struct near *near, unsigned n, 
 	return 0;
 }
 
-/* The segment is one of the near ones, and has more free units than it had. */
-static void near_note(struct near *near, uint64_t segment_no)
+/* What was looked at is as follows. */
+static void near_set(const struct heap *heap, const struct near *near, struct near_segment *segment, unsigned below)
 {
-	uint32_t s = (uint32_t)segment_no + 1;
+	segment->below = (uint8_t)below;
+	segment->is_own = load_relaxed(&heap->segments[segment->no - 1].taker) == near->id;
+}
+
+/* The segment is one of the near ones, and has more free units than it had. */
+static void near_note(const struct heap *heap, struct near *near, uint64_t segment_no)
+{
+	uint32_t no = (uint32_t)segment_no + 1;
 	unsigned i = 0;
 
 	if (!near)
 		return;
-	while (i < near->n && near->segment[i] < s)
+	while (i < near->n && near->segment[i].no < no)
 		i++;
-	if (i == near->n || near->segment[i] != s) {
+	if (i == near->n || near->segment[i].no != no) {
 		if (near->n == NEAR_SEGMENTS) {
 			/* in turn: what a thread still uses comes back */
 			unsigned out = near->turn++ % NEAR_SEGMENTS;
 
-			memmove(&near->segment[out], &near->segment[out + 1], (--near->n - out) * sizeof(s));
-			memmove(&near->below[out], &near->below[out + 1], near->n - out);
+			memmove(&near->segment[out], &near->segment[out + 1], (--near->n - out) * sizeof(*near->segment));
 			i -= i > out;
 		}
-		memmove(&near->segment[i + 1], &near->segment[i], (near->n - i) * sizeof(s));
-		memmove(&near->below[i + 1], &near->below[i], near->n++ - i);
-		near->segment[i] = s;
+		memmove(&near->segment[i + 1], &near->segment[i], (near->n++ - i) * sizeof(*near->segment));
+		near->segment[i].no = no;
 	}
-	near->below[i] = SEGMENT_UNITS;
+	near_set(heap, near, &near->segment[i], SEGMENT_UNITS);
+}
+
+/* In the near segments, or those that are the cache's own. */
+static uint64_t take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which, bool own)
+{
+	for (unsigned i = 0; i < near->n; i++) {
+		struct near_segment *segment = &near->segment[i];
+		uint64_t unit_no;
+
+		if (n >= segment->below || (own && !segment->is_own))
+			continue;
+		unit_no = take_in(heap, near, segment->no - 1, n, 1, which);
+		/* what other threads release there is found again with the lock */
+		near_set(heap, near, segment, !unit_no && which == BACKED ? n : segment->below);
+		if (unit_no)
+			return unit_no;
+	}
+	return 0;
 }
 
 uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which)
 {
-	for (unsigned i = 0; i < near->n; i++) {
-		uint64_t unit_no;
+	uint64_t unit_no = are_several(heap) ? take_near(heap, near, n, which, true) : 0;
 
-		if (n >= near->below[i])
-			continue;
-		unit_no = take_in(heap, near, near->segment[i] - 1, n, 1, which);
-		if (unit_no)
-			return unit_no;
-		/* what other threads release there is found again with the lock */
-		if (which == BACKED)
-			near->below[i] = (uint8_t)n;
-	}
-	return 0;
+	return unit_no ? unit_no : take_near(heap, near, n, which, false);
 }
 
 /* Back the units just taken, or they stay as they were. 0 or -errno. */
@@ -332,7 +359,7 @@ uint64_t units_take(struct heap *heap, struct near *near, unsigned n, unsigned a
 		if (unit_no == 0)
 			return cannot_grow(heap, r), 0;
 	}
-	near_note(near, segment_of_unit(unit_no));
+	near_note(heap, near, segment_of_unit(unit_no));
 	return unit_no;
 }
 
@@ -354,6 +381,6 @@ void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsig
 
 	describe_units(heap, unit_no, n, UNIT_IS_FREE);
 	fetch_or_seq(&heap->segments[segment_no].free_units, range_mask(index_in_segment(unit_no), n)); /* U1 */
-	near_note(near, segment_no);
+	near_note(heap, near, segment_no);
 	note_stale(heap, segment_no);
 }

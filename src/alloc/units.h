@@ -13,12 +13,21 @@
 #define NEAR_SEGMENTS 16
 
 /* Segments in which a thread took or released units, in the order of their numbers, which is the order in which they
- * are tried: that keeps the last ones empty. They may be anything by now. */
+ * are tried: that keeps the last ones empty. Where several threads allocate, those of which it is the taker come first:
+ * each store that takes or describes units would else often wait for what another processor has just written. They may be
+ * anything by now. */
+struct near_segment {
+	uint32_t no;                     /* number + 1 */
+	uint8_t below;                   /* it had no backed run of so many units when last looked at */
+	bool is_own;                     /* and the cache was its taker. What the segment says of it is often in another
+	                                    processor's cache */
+};
+
 struct near {
-	uint32_t segment[NEAR_SEGMENTS]; /* number + 1 */
-	uint8_t below[NEAR_SEGMENTS];    /* it had no backed run of so many units when last looked at */
+	struct near_segment segment[NEAR_SEGMENTS];
 	uint32_t n;
 	uint32_t turn;                   /* who makes room for another one */
+	uint32_t id;                     /* the cache's, in segment.taker */
 	uint64_t lane;                   /* the one it took of last: its first unit / LANE_UNITS, + 1 */
 };
 
