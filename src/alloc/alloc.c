@@ -30,15 +30,10 @@ static void *alloc_slot(struct heap *heap, struct tcache *tcache, unsigned class
 	return p;
 }
 
-static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
+static void *alloc_large(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
 {
-	unsigned class_no = NO_CLASS;
 	void *p;
 
-	if (size <= SMALL_MAX)
-		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
-	if (class_no != NO_CLASS)
-		return alloc_slot(heap, tcache, class_no, alignment <= 8);
 	if (likely(tcache != NULL)) {
 		inbox_drain(tcache); /* a thread of large objects alone comes by no other place that does */
 		tcache_begin_units(tcache);
@@ -51,6 +46,40 @@ static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, s
 	p = large_alloc(heap, tcache ? &tcache->near : NULL, size, alignment, is_zero);
 	heap_unlock(heap);
 	return p;
+}
+
+/* An object of a wide class as a run (classes.h). NULL: a slab is better, or there is no space. */
+static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned class_no, size_t size, size_t alignment,
+                         bool *is_zero)
+{
+	bool counts = size_classes[class_no].slots > 1;
+	uint8_t *alone;
+	void *p;
+
+	if (class_no < WIDE_FROM || !tcache || load_relaxed(&heap->unowned[class_no]))
+		return NULL;
+	if (tcache_take_own(tcache, class_no, &p))
+		return p;
+	alone = &tcache->alone[class_no - WIDE_FROM];
+	if (counts && *alone == ALONE_MAX)
+		return NULL;
+	p = alloc_large(heap, tcache, size, alignment, is_zero);
+	if (p && counts)
+		++*alone;
+	return p;
+}
+
+static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
+{
+	unsigned class_no = NO_CLASS;
+	void *p;
+
+	if (size <= SMALL_MAX)
+		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
+	if (class_no == NO_CLASS)
+		return alloc_large(heap, tcache, size, alignment, is_zero);
+	p = alloc_alone(heap, tcache, class_no, size, alignment, is_zero);
+	return p ? p : alloc_slot(heap, tcache, class_no, alignment <= 8);
 }
 
 void *alloc_new(struct heap *heap, size_t size, size_t alignment, bool *is_zero)
@@ -205,14 +234,30 @@ static bool free_slot(struct heap *heap, uint64_t off)
 	return unit && unit_state(unit) == UNIT_IS_SLAB && slab_free_at(heap, unit, off);
 }
 
+/* A run of so many pages is gone. */
+static void note_freed(struct tcache *tcache, uint64_t pages)
+{
+	uint64_t len = pages * LENGTH_PAGE;
+	uint8_t *alone;
+
+	if (len <= UNIT_SIZE || len > SMALL_MAX)
+		return;
+	alone = &tcache->alone[class_of(len) - WIDE_FROM];
+	if (*alone)
+		--*alone;
+}
+
 bool alloc_free_run(struct heap *heap, struct tcache *tcache, struct unit *unit)
 {
+	uint64_t pages = load_relaxed(&unit->pages);
 	bool done;
 
 	if (likely(tcache != NULL)) {
 		tcache_begin_units(tcache);
 		done = large_free_run(heap, &tcache->near, unit);
 		tcache_end_units(tcache);
+		if (done)
+			note_freed(tcache, pages);
 	} else {
 		heap_lock(heap);
 		done = large_free_run(heap, NULL, unit);

@@ -67,6 +67,7 @@ struct tcache {
 	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
 	struct unit *kept;             /* empty ones */
 	uint64_t kept_units;           /* their units */
+	uint8_t alone[CLASSES - WIDE_FROM]; /* wide objects that the thread has made runs, less those that it has freed */
 	uint32_t used_up;              /* slabs that windows have left full */
 	uint64_t join_budget;          /* bytes that may be made of joined slots without another look (join.c) */
 	struct unit *sample;           /* the next owned slab to look at for that */
