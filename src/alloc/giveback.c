@@ -141,14 +141,12 @@ static bool is_time(struct heap *heap)
 	return os->now_ms() - load_relaxed(&heap->looked_ms) >= (uint64_t)heap->decay_ms;
 }
 
-/* Is it time for a look? One release in so many asks: of the thread's, whichever the heap, for a count in the heap would be
- * written by all processors. */
+/* Is it time for a look? One release in so many asks. */
 static bool is_due(struct heap *heap)
 {
-	static __thread uint32_t releases __attribute__((tls_model("initial-exec")));
-
-	if (heap->decay_ms < 0 || ++releases % RELEASES_A_LOOK || !giveback_may(heap))
+	if (heap->decay_ms < 0 || load_relaxed(&heap->releases) < RELEASES_A_LOOK || !giveback_may(heap))
 		return false;
+	store_relaxed(&heap->releases, 0u);
 	return is_time(heap);
 }
 

@@ -124,6 +124,7 @@ struct heap {
 	_Alignas(64) bool is_copied; /* atomic: nobody takes or releases units without the lock (owner.h) */
 	int decay_ms;               /* after this time free space is given back; < 0: at closing only */
 	uint64_t looked_ms;         /* atomic: when `idle` was set */
+	uint32_t releases;          /* atomic: of units, since the clock was looked at; a hint, as counted by units.c */
 	uint32_t cache_count;       /* atomic: thread caches; a hint */
 
 	_Alignas(64) uint64_t free_hint; /* no free segment below */
@@ -133,7 +134,7 @@ struct heap {
 	pthread_mutex_t roots_lock; /* taken before `lock` */
 	uint32_t bucket[SEGMENT_UNITS]; /* segments by longest free run; segment number + 1 */
 	uint64_t buckets_used;      /* which of them (1..63) are not empty */
-	uint64_t stale;             /* atomic: segments in which units were released since they got their bucket */
+	_Alignas(64) uint64_t stale; /* atomic: segments in which units were released since they got their bucket */
 	struct unit *unowned[CLASSES]; /* atomic heads: slabs without owner that have free slots */
 	struct tcache *caches;      /* of all threads */
 	uint32_t cache_serial;      /* near.id of the last one that joined */

@@ -321,6 +321,7 @@ static void unlink_cache(struct tcache *tcache)
 	if (tcache->heap_next)
 		tcache->heap_next->heap_prev = tcache->heap_prev;
 	store_relaxed(&tcache->heap->cache_count, tcache->heap->cache_count - 1);
+	units_leave(tcache->heap, &tcache->near);
 	/* all but the inbox and its generation, which outlive the stay */
 	memset(tcache, 0, offsetof(struct tcache, inbox));
 	tcache->heap_next = tcache->heap_prev = NULL;

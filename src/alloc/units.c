@@ -20,6 +20,9 @@
 #include <errno.h>
 #include <string.h>
 
+/* Releases that a thread counts for itself. */
+#define RELEASES_A_STEP 8
+
 /* ---------------------------------------------------------------- buckets */
 
 static void bucket_remove(struct heap *heap, uint64_t segment_no)
@@ -286,14 +289,16 @@ static void near_note(const struct heap *heap, struct near *near, uint64_t segme
 	near_set(heap, near, &near->segment[i], SEGMENT_UNITS);
 }
 
-/* In the near segments, or those that are the cache's own. */
-static uint64_t take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which, bool own)
+enum whose { ALL, OWN, OTHERS };
+
+/* In the near segments, those that are the cache's own, or those that are not. */
+static uint64_t take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which, enum whose whose)
 {
 	for (unsigned i = 0; i < near->n; i++) {
 		struct near_segment *segment = &near->segment[i];
 		uint64_t unit_no;
 
-		if (n >= segment->below || (own && !segment->is_own))
+		if (n >= segment->below || (whose != ALL && segment->is_own != (whose == OWN)))
 			continue;
 		unit_no = take_in(heap, near, segment->no - 1, n, 1, which);
 		/* what other threads release there is found again with the lock */
@@ -306,9 +311,12 @@ static uint64_t take_near(struct heap *heap, struct near *near, unsigned n, enum
 
 uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum which_units which)
 {
-	uint64_t unit_no = are_several(heap) ? take_near(heap, near, n, which, true) : 0;
+	uint64_t unit_no;
 
-	return unit_no ? unit_no : take_near(heap, near, n, which, false);
+	if (!are_several(heap))
+		return take_near(heap, near, n, which, ALL);
+	unit_no = take_near(heap, near, n, which, OWN);
+	return unit_no ? unit_no : take_near(heap, near, n, which, OTHERS);
 }
 
 /* Back the units just taken, or they stay as they were. 0 or -errno. */
@@ -375,6 +383,28 @@ bool units_take_at(struct heap *heap, uint64_t unit_no, unsigned n)
 
 /* ---------------------------------------------------------------- releasing */
 
+/* That threads overwrite each other's is no harm. */
+static void add_releases(struct heap *heap, uint32_t n)
+{
+	store_relaxed(&heap->releases, load_relaxed(&heap->releases) + n);
+}
+
+/* A count in the heap would be written by all processors at each release. */
+static void count_release(struct heap *heap, struct near *near)
+{
+	if (!near) {
+		add_releases(heap, 1);
+	} else if (++near->releases == RELEASES_A_STEP) {
+		near->releases = 0;
+		add_releases(heap, RELEASES_A_STEP);
+	}
+}
+
+void units_leave(struct heap *heap, const struct near *near)
+{
+	add_releases(heap, near->releases);
+}
+
 void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n)
 {
 	uint64_t segment_no = segment_of_unit(unit_no);
@@ -382,5 +412,6 @@ void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsig
 	describe_units(heap, unit_no, n, UNIT_IS_FREE);
 	fetch_or_seq(&heap->segments[segment_no].free_units, range_mask(index_in_segment(unit_no), n)); /* U1 */
 	near_note(heap, near, segment_no);
+	count_release(heap, near);
 	note_stale(heap, segment_no);
 }

@@ -28,6 +28,7 @@ struct near {
 	uint32_t n;
 	uint32_t turn;                   /* who makes room for another one */
 	uint32_t id;                     /* the cache's, in segment.taker */
+	uint32_t releases;               /* that heap->releases does not have yet */
 	uint64_t lane;                   /* the one it took of last: its first unit / LANE_UNITS, + 1 */
 };
 
@@ -44,6 +45,9 @@ uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum 
 
 /* The units are free by truth now: so they are here. `near` may be NULL. With or without the lock. */
 void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n);
+
+/* The cache leaves: what it has counted is the heap's. */
+void units_leave(struct heap *heap, const struct near *near);
 
 /* ---- These need heap->lock. */
 
