@@ -30,55 +30,73 @@ static void *alloc_slot(struct heap *heap, struct tcache *tcache, unsigned class
 	return p;
 }
 
-static void *alloc_large(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
+/* In the segments that the thread knows, without the lock. */
+static void *alloc_near(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
 {
 	void *p;
 
-	if (likely(tcache != NULL)) {
-		inbox_drain(tcache); /* a thread of large objects alone comes by no other place that does */
-		tcache_begin_units(tcache);
-		p = large_alloc_near(heap, &tcache->near, size, alignment, is_zero);
-		tcache_end_units(tcache);
-		if (p)
-			return p;
-	}
+	tcache_begin_units(tcache);
+	p = large_alloc_near(heap, &tcache->near, size, alignment, is_zero);
+	tcache_end_units(tcache);
+	return p;
+}
+
+static void *alloc_anywhere(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
+{
+	void *p;
+
 	heap_lock(heap);
 	p = large_alloc(heap, tcache ? &tcache->near : NULL, size, alignment, is_zero);
 	heap_unlock(heap);
 	return p;
 }
 
-/* An object of a wide class as a run (classes.h). NULL: a slab is better, or there is no space. */
+static void *alloc_large(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
+{
+	void *p = NULL;
+
+	if (likely(tcache != NULL)) {
+		inbox_drain(tcache); /* a thread of large objects alone comes by no other place that does */
+		p = alloc_near(heap, tcache, size, alignment, is_zero);
+	}
+	return p ? p : alloc_anywhere(heap, tcache, size, alignment, is_zero);
+}
+
+/* Frees in an atomic heap settle the segment of a run, with the lock, and its slabs with free slots come first. */
+static bool is_better_alone(const struct heap *heap, const struct tcache *tcache, unsigned class_no)
+{
+	return size_classes[class_no].is_alone && tcache && !heap->store.is_atomic && !load_relaxed(&heap->unowned[class_no]);
+}
+
+/* An object of a class that is alone in its units: space that is there is used before the heap grows, in the order of
+ * tcache_refill(). NULL: there is no space. */
 static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned class_no, size_t size, size_t alignment,
                          bool *is_zero)
 {
-	bool counts = size_classes[class_no].slots > 1;
-	uint8_t *alone;
 	void *p;
 
-	if (class_no < WIDE_FROM || !tcache || load_relaxed(&heap->unowned[class_no]))
-		return NULL;
+	inbox_drain(tcache);
 	if (tcache_take_own(tcache, class_no, &p))
 		return p;
-	alone = &tcache->alone[class_no - WIDE_FROM];
-	if (counts && *alone == ALONE_MAX)
-		return NULL;
-	p = alloc_large(heap, tcache, size, alignment, is_zero);
-	if (p && counts)
-		++*alone;
-	return p;
+	p = alloc_near(heap, tcache, size, alignment, is_zero);
+	if (!p && tcache_release_kept(tcache))
+		p = alloc_near(heap, tcache, size, alignment, is_zero);
+	if (!p && alignment <= 8)
+		p = tcache_take_joined(tcache, class_no, large_units(size));
+	return p ? p : alloc_anywhere(heap, tcache, size, alignment, is_zero);
 }
 
 static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
 {
 	unsigned class_no = NO_CLASS;
-	void *p;
+	void *p = NULL;
 
 	if (size <= SMALL_MAX)
 		class_no = alignment <= 8 ? class_of(size) : class_aligned(size, alignment);
 	if (class_no == NO_CLASS)
 		return alloc_large(heap, tcache, size, alignment, is_zero);
-	p = alloc_alone(heap, tcache, class_no, size, alignment, is_zero);
+	if (is_better_alone(heap, tcache, class_no))
+		p = alloc_alone(heap, tcache, class_no, size, alignment, is_zero);
 	return p ? p : alloc_slot(heap, tcache, class_no, alignment <= 8);
 }
 
@@ -234,30 +252,14 @@ static bool free_slot(struct heap *heap, uint64_t off)
 	return unit && unit_state(unit) == UNIT_IS_SLAB && slab_free_at(heap, unit, off);
 }
 
-/* A run of so many pages is gone. */
-static void note_freed(struct tcache *tcache, uint64_t pages)
-{
-	uint64_t len = pages * LENGTH_PAGE;
-	uint8_t *alone;
-
-	if (len <= UNIT_SIZE || len > SMALL_MAX)
-		return;
-	alone = &tcache->alone[class_of(len) - WIDE_FROM];
-	if (*alone)
-		--*alone;
-}
-
 bool alloc_free_run(struct heap *heap, struct tcache *tcache, struct unit *unit)
 {
-	uint64_t pages = load_relaxed(&unit->pages);
 	bool done;
 
 	if (likely(tcache != NULL)) {
 		tcache_begin_units(tcache);
 		done = large_free_run(heap, &tcache->near, unit);
 		tcache_end_units(tcache);
-		if (done)
-			note_freed(tcache, pages);
 	} else {
 		heap_lock(heap);
 		done = large_free_run(heap, NULL, unit);
@@ -337,6 +339,8 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 		return slot_suits(object->unit, object->off, object->len, size);
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;
+	if (size && round_up(size, LENGTH_PAGE) == object->len)
+		return true;
 	tcache = own_cache(heap);
 	heap_lock(heap);
 	done = large_resize(heap, tcache ? &tcache->near : NULL, object->unit, size);

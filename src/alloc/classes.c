@@ -11,6 +11,9 @@ struct size_class size_classes[CLASSES];
 #define TAIL_SHARE 32
 #define MAX_UNITS  16u
 
+/* At most this share of its units an object that is alone in them may waste, besides what its class does. */
+#define ALONE_SHARE 8
+
 static uint32_t slot_size_of(unsigned class_no)
 {
 	unsigned coarse;
@@ -43,6 +46,13 @@ static unsigned units_for(uint32_t slot_size)
 	return best;
 }
 
+static bool is_alone(uint32_t slot_size)
+{
+	uint64_t len = round_up(slot_size, UNIT_SIZE);
+
+	return slot_size > UNIT_SIZE && (len - slot_size) * ALONE_SHARE <= len;
+}
+
 static void fill(void)
 {
 	for (unsigned c = 0; c < CLASSES; c++) {
@@ -51,6 +61,7 @@ static void fill(void)
 		class->slot_size = slot_size_of(c);
 		class->units = (uint8_t)units_for(class->slot_size);
 		class->slots = (uint16_t)(class->units * UNIT_SIZE / class->slot_size);
+		class->is_alone = is_alone(class->slot_size);
 	}
 }
 

@@ -3,10 +3,9 @@
  * Size classes: 16 to 128 bytes by 8, then eight to each doubling up to 512 KiB, so that from 128 bytes on
  * a slot wastes at most 1/9 of itself. A request that is a multiple of 16 meets a class that is one.
  *
- * A slot of more than a unit is worth a slab only where a thread has many of the class: slabs take up to 16 units, and
- * most programs have few objects of such sizes. The first ones are runs, which take as many units as they need; where
- * a slab would have one slot, all are. [16 live objects of 64 KiB to 4 MiB, replaced at random: with slabs alone 70 MiB of
- * the file were touched, so 51; mimalloc 52. Of 16 objects of random wide sizes more than eight are seldom of one class]
+ * Where whole units of its own waste an eighth at most of an object larger than a unit, it is *alone* in them: a run (large.h),
+ * unless the heap is atomic. A slab would have one slot, or take up to 15 units, of which a program with one object or two
+ * uses few.
  *
  * Which slot size and how many units a slab has is written in the file; this table only says what new slabs
  * get.
@@ -16,14 +15,13 @@
 
 #include "../base/bits.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
 #define FINE_MAX      128u /* classes below by 8 bytes */
 #define FINE_CLASSES  15u  /* 16, 24, ..., 128 */
 #define CLASSES       (FINE_CLASSES + 12 * 8)
-#define WIDE_FROM     (FINE_CLASSES + 9 * 8) /* a slot is larger than a unit from here on */
-#define ALONE_MAX     8u                     /* so many of a thread's objects of such a class are runs before it makes a slab */
 #define SMALL_MAX     (UINT64_C(512) * 1024)
 #define NO_CLASS      0xff
 
@@ -31,6 +29,7 @@ struct size_class {
 	uint32_t slot_size; /* bytes */
 	uint16_t slots;
 	uint8_t units;
+	bool is_alone;
 };
 
 extern struct size_class size_classes[CLASSES] __attribute__((visibility("hidden")));

@@ -19,6 +19,11 @@ static uint64_t units_for(uint64_t pages)
 	return (pages + UNIT_PAGES - 1) / UNIT_PAGES;
 }
 
+unsigned large_units(size_t size)
+{
+	return (unsigned)units_for(pages_for(size));
+}
+
 /* ---------------------------------------------------------------- runs */
 
 static uint64_t *head_word(const struct heap *heap, uint64_t unit_no)

@@ -10,6 +10,9 @@
 
 #define RUN_MAX_UNITS (SEGMENT_UNITS - 1)
 
+/* Units that a run of `size` bytes takes. */
+unsigned large_units(size_t size);
+
 /* Allocate `size` bytes aligned to `alignment` (a power of two up to SEGMENT_SIZE). *is_zero tells whether
  * they read as zero. NULL with errno ENOMEM. Needs heap->lock. */
 void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alignment, bool *is_zero);

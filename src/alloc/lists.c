@@ -158,6 +158,12 @@ void kept_trim(struct tcache *tcache)
 	giveback_note(tcache->heap);
 }
 
+/* There is room for it, and its slots are no larger than a unit: what it has would be missed by large objects. */
+static bool is_worth_keeping(const struct tcache *tcache, const struct unit *slab)
+{
+	return slab->slot_size <= UNIT_SIZE && tcache->kept_units + slab->units <= kept_max(tcache);
+}
+
 void slab_changed(struct tcache *tcache, struct unit *slab)
 {
 	if (slab->alarm == ALARM_NEVER || slab->alarm == ALARM_KEPT)
@@ -169,7 +175,7 @@ void slab_changed(struct tcache *tcache, struct unit *slab)
 	}
 	if (slab->alarm == ALARM_EMPTY)
 		partial_remove(tcache, slab);
-	if (tcache->kept_units + slab->units <= kept_max(tcache) || waits_in_inbox(slab)) {
+	if (is_worth_keeping(tcache, slab) || waits_in_inbox(slab)) {
 		kept_push(tcache, slab);
 		return;
 	}

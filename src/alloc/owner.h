@@ -67,7 +67,6 @@ struct tcache {
 	struct unit *source[CLASSES];  /* slabs of other classes from which objects of the class are made (join.h) */
 	struct unit *kept;             /* empty ones */
 	uint64_t kept_units;           /* their units */
-	uint8_t alone[CLASSES - WIDE_FROM]; /* wide objects that the thread has made runs, less those that it has freed */
 	uint32_t used_up;              /* slabs that windows have left full */
 	uint64_t join_budget;          /* bytes that may be made of joined slots without another look (join.c) */
 	struct unit *sample;           /* the next owned slab to look at for that */
@@ -159,6 +158,12 @@ bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p);
 /* Take back what other threads freed in own slabs, and keep no more empty slabs than a cache may. False if nothing was
  * reported. */
 bool inbox_drain(struct tcache *tcache);
+
+/* What tcache_refill() does before the heap grows, for a caller that needs `units` units and no slab. Release the empty slabs
+ * that the cache has kept: false if there were none. And an object of joined slots, if neither a slab of the class nor units
+ * that were used before are there; NULL if there is none or it is not needed. */
+bool tcache_release_kept(struct tcache *tcache);
+void *tcache_take_joined(struct tcache *tcache, unsigned class_no, unsigned units);
 
 /* Take a slot of an own slab, of an adopted or a new one; or, if the caller may have any multiple of 16, joined slots.
  * NULL with errno ENOMEM. */

@@ -28,6 +28,15 @@ static struct unit *make_near(struct tcache *tcache, unsigned class_no)
 	return slab;
 }
 
+bool tcache_release_kept(struct tcache *tcache)
+{
+	if (!tcache->kept)
+		return false;
+	kept_release(tcache, 0);
+	giveback_note(tcache->heap);
+	return true;
+}
+
 /* A slab in a segment that the cache knows, of units that were used before; NULL if there are none, or there are slabs
  * of the class without owner, which come first. Without the lock. */
 static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
@@ -38,26 +47,23 @@ static struct unit *acquire_near(struct tcache *tcache, unsigned class_no)
 	if (load_relaxed(&heap->unowned[class_no]))
 		return NULL;
 	slab = make_near(tcache, class_no);
-	if (!slab && tcache->kept) {
-		kept_release(tcache, 0);
-		giveback_note(heap);
+	if (!slab && tcache_release_kept(tcache))
 		slab = make_near(tcache, class_no);
-	}
 	if (slab)
 		owned_push(tcache, slab);
 	tcache->units_len = heap_size(heap) >> UNIT_SHIFT;
 	return slab;
 }
 
-/* Is there a slab to adopt, or one to make of units that were used before? */
-static bool can_do_without_growth(struct tcache *tcache, unsigned class_no)
+/* Is there a slab to adopt, or `units` that were used before? */
+static bool can_do_without_growth(struct tcache *tcache, unsigned class_no, unsigned units)
 {
 	struct heap *heap = tcache->heap;
 	bool can;
 
 	kept_release(tcache, 0);
 	heap_lock(heap);
-	can = heap->unowned[class_no] || units_are_at_hand(heap, size_classes[class_no].units);
+	can = heap->unowned[class_no] || units_are_at_hand(heap, units);
 	heap_unlock(heap);
 	return can;
 }
@@ -173,6 +179,13 @@ bool tcache_take_own(struct tcache *tcache, unsigned class_no, void **p)
 	return true;
 }
 
+void *tcache_take_joined(struct tcache *tcache, unsigned class_no, unsigned units)
+{
+	if (!tcache->source[class_no] && can_do_without_growth(tcache, class_no, units))
+		return NULL;
+	return join_take(tcache, class_no);
+}
+
 /* A slab from where the lock may be needed, or of new space; or joined slots for *p, if the caller may have any multiple
  * of 16. NULL if there is neither, or with *p. */
 static struct unit *find_slab(struct tcache *tcache, unsigned class_no, bool may_join, void **p)
@@ -181,12 +194,9 @@ static struct unit *find_slab(struct tcache *tcache, unsigned class_no, bool may
 
 	if (slab)
 		return slab;
-	if (may_join && (tcache->source[class_no] || !can_do_without_growth(tcache, class_no))) {
-		*p = join_take(tcache, class_no);
-		if (*p)
-			return NULL;
-	}
-	return acquire(tcache, class_no);
+	if (may_join)
+		*p = tcache_take_joined(tcache, class_no, size_classes[class_no].units);
+	return *p ? NULL : acquire(tcache, class_no);
 }
 
 void *tcache_refill(struct tcache *tcache, unsigned class_no, bool may_join)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Objects larger than a unit, and in which segments threads take units.
+ * Objects larger than a unit, in which segments threads take units, and that all releases count for the decay.
  *
  *   FM_SEED   sizes and order of what two threads replace
  */
@@ -13,8 +13,8 @@
 
 #include <pthread.h>
 
-#define TWO_SLOTS (96 * KIB)  /* a class whose slabs have two slots in three units */
-#define ONE_SLOT  (128 * KIB)
+#define SLOTTED   (96 * KIB)  /* a class whose slabs have two slots in three units: alone it would waste a quarter */
+#define ALONE     (112 * KIB) /* alone it wastes an eighth; a slab would have four slots in seven units */
 #define UNITS(size) (((size) + UNIT_SIZE - 1) / UNIT_SIZE)
 
 static char *dir;
@@ -61,78 +61,136 @@ static void *get(size_t size)
 
 /* ---------------------------------------------------------------- runs or slabs */
 
-/* One object of each wide class takes the units that it needs, and no others. */
-static void one_of_each_is_a_run(void **state)
-{
-	(void)state;
-	for (unsigned c = WIDE_FROM; c < CLASSES; c++) {
-		size_t size = size_classes[c].slot_size;
-		const struct unit *unit = object_at(get(size)).unit;
-
-		assert_int_equal(unit_state(unit), UNIT_IS_RUN);
-		assert_int_equal(load_relaxed(&unit->units), UNITS(size));
-	}
-	assert_int_equal(size_classes[WIDE_FROM].slot_size > UNIT_SIZE, true);
-	assert_int_equal(size_classes[WIDE_FROM - 1].slot_size, UNIT_SIZE);
-}
-
-/* Many of a class whose slabs are denser are in slabs, but for the first. */
-static void many_are_in_slabs(void **state)
+/* An object of each class that wastes an eighth of its units at most is a run of those units; others are slots. */
+static void one_of_each(void **state)
 {
 	unsigned runs = 0;
-	void *p[40];
 
 	(void)state;
-	for (unsigned i = 0; i < 40; i++) {
-		p[i] = get(TWO_SLOTS);
-		assert_int_equal(is_run(p[i]), i < ALONE_MAX);
+	for (unsigned c = class_of(UNIT_SIZE) + 1; c < CLASSES; c++) {
+		size_t size = size_classes[c].slot_size, len = UNITS(size) * UNIT_SIZE;
+		const struct unit *unit = object_at(get(size)).unit;
+		bool is_alone = (len - size) * 8 <= len;
+
+		assert_int_equal(unit_state(unit), is_alone ? UNIT_IS_RUN : UNIT_IS_SLAB);
+		if (is_alone)
+			assert_int_equal(load_relaxed(&unit->units), UNITS(size));
+		runs += is_alone;
 	}
-	/* slots that are free are taken first */
-	assert_int_equal(fm_free(p[39]), 0);
-	for (unsigned i = 0; i < ALONE_MAX; i++)
+	assert_in_range(runs, 12, 20); /* both happen */
+	assert_false(is_run(get(UNIT_SIZE)));
+}
+
+static void atomic_heaps_have_slots(void **state)
+{
+	(void)state;
+	assert_int_equal(fm_close(heap), 0);
+	unlink(path);
+	heap = fm_open(path, FM_CREATE | FM_ATOMIC, NULL);
+	assert_non_null(heap);
+	assert_false(is_run(get(ALONE)));
+	assert_true(is_run(get(600 * KIB)));
+}
+
+/* Free slots that the file has are used first. Slabs of the class are made in atomic heaps. */
+static void slots_that_are_there_come_first(void **state)
+{
+	void *slot;
+
+	atomic_heaps_have_slots(state);
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_close(heap), 0);
+	heap = fm_open(path, FM_CONVERT, NULL);
+	assert_non_null(heap);
+	fm_check(heap, NULL, NULL); /* all segments are examined */
+	slot = get(SLOTTED);
+	assert_int_equal(fm_free(slot), 0);
+	slot = get(ALONE);
+	assert_false(is_run(slot));
+	assert_int_equal(fm_free(slot), 0);
+	slot = fm_aligned_alloc(heap, 4096, ALONE);
+	assert_non_null(slot);
+	assert_false(is_run(slot));
+}
+
+static uint64_t file_size(void)
+{
+	struct fm_statistics stats = {.size = sizeof(stats)};
+
+	assert_int_equal(fm_stats(heap, &stats), 0);
+	return stats.file_size;
+}
+
+/* `n` objects of `size`, of which every `step`-th stays. */
+static void fill_and_free(unsigned n, size_t size, unsigned step)
+{
+	void **p = calloc(n, sizeof(*p));
+
+	assert_non_null(p);
+	for (unsigned i = 0; i < n; i++)
+		p[i] = get(size);
+	for (unsigned i = 0; i < n; i++)
+		if (i % step)
+			assert_int_equal(fm_free(p[i]), 0);
+	free(p);
+}
+
+/* Empty slabs that the thread has kept are units again before the heap grows. */
+static void kept_slabs_come_before_growth(void **state)
+{
+	void **p = calloc(40000, sizeof(*p));
+	uint64_t size;
+
+	(void)state;
+	assert_non_null(p);
+	for (unsigned i = 0; i < 40000; i++)
+		p[i] = get(1000);
+	size = file_size();
+	for (unsigned i = 30000; i < 40000; i++)
 		assert_int_equal(fm_free(p[i]), 0);
-	p[39] = fm_aligned_alloc(heap, 4096, TWO_SLOTS);
-	assert_non_null(p[39]);
-	assert_false(is_run(p[39]));
-	/* then runs again, as many as were freed */
-	for (unsigned i = 0; i < 40; i++)
-		runs += is_run(get(TWO_SLOTS));
-	assert_int_equal(runs, ALONE_MAX);
-}
+	free(p);
+	for (unsigned i = 0; i < 60; i++) {
+		void *run = fm_aligned_alloc(heap, 64, ALONE); /* not of joined slots, before which they are released, too */
 
-/* Where a slab has one slot, it would be no denser than a run. */
-static void one_slot_is_always_a_run(void **state)
-{
-	(void)state;
-	for (unsigned i = 0; i < 300; i++)
-		assert_true(is_run(get(ONE_SLOT)));
-}
-
-static void *free_them(void *arg)
-{
-	void **p = arg;
-	intptr_t failed = 0;
-
-	for (unsigned i = 0; p[i]; i++)
-		failed += fm_free(p[i]) != 0;
-	return (void *)failed;
-}
-
-/* What another thread frees is not counted by either: slabs come sooner, and nothing else. */
-static void another_thread_frees(void **state)
-{
-	void *p[9] = {NULL}, *failed;
-	pthread_t thread;
-
-	(void)state;
-	for (unsigned round = 0; round < 3; round++) {
-		for (unsigned i = 0; i < 8; i++)
-			p[i] = get(TWO_SLOTS);
-		assert_int_equal(is_run(p[7]), round == 0);
-		assert_int_equal(pthread_create(&thread, NULL, free_them, p), 0);
-		assert_int_equal(pthread_join(thread, &failed), 0);
-		assert_null(failed);
+		assert_non_null(run);
+		assert_true(is_run(run));
 	}
+	assert_int_equal(file_size(), size);
+}
+
+/* And so are free slots side by side, where nothing else is free. */
+static void joined_slots_come_before_growth(void **state)
+{
+	uint64_t size;
+	unsigned joined = 0;
+
+	(void)state;
+	fill_and_free(1600, 20 * KIB, 16); /* sixteen in each slab */
+	size = file_size();
+	for (unsigned i = 0; i < 100; i++)
+		joined += !is_run(get(ALONE));
+	assert_true(joined > 0);
+	assert_int_equal(file_size(), size);
+}
+
+/* A length in pages that stays is nothing to be written down, nor to wait for. */
+static void same_pages(void **state)
+{
+	char *p = get(ALONE - 4000), *q;
+	uint64_t word;
+	struct object object = object_at(p);
+
+	(void)state;
+	alarm(20);
+	heap_lock(heap_of_handle(heap)); /* it would wait for ever */
+	q = fm_realloc(heap, p, ALONE - 100);
+	heap_unlock(heap_of_handle(heap));
+	alarm(0);
+	assert_ptr_equal(q, p);
+	word = object.len;
+	assert_int_equal(object_at(q).len, word);
+	assert_ptr_equal(fm_realloc(heap, q, ALONE + 1), p);
+	assert_int_equal(object_at(p).len, ALONE + 4096);
 }
 
 /* Aligned ones, and ones that are made larger and smaller, keep what they hold. */
@@ -234,15 +292,113 @@ static void threads_keep_apart(void **state)
 	}
 }
 
+/* ---------------------------------------------------------------- decay */
+
+#define RELEASES 7u /* of a thread: fewer than it counts for itself */
+#define RUN      (600 * KIB)
+
+static uint64_t disk_size(const char *name)
+{
+	struct stat st;
+
+	assert_int_equal(stat(name, &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static fm_heap *open_decaying(const char *name)
+{
+	struct fm_options options = {.size = sizeof(options), .decay_ms = 30};
+	fm_heap *h;
+
+	unlink(name);
+	h = fm_open(name, FM_CREATE, &options);
+	assert_non_null(h);
+	return h;
+}
+
+/* 32 MiB that nobody uses any more. */
+static void make_free_space(fm_heap *h)
+{
+	void *p[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		assert_non_null(p[i] = fm_malloc(h, 3 * MIB));
+	for (unsigned i = 0; i < 8; i++)
+		assert_int_equal(fm_free(p[i]), 0);
+}
+
+static void *release_little(void *arg)
+{
+	fm_heap *h = arg;
+	intptr_t failed = 0;
+
+	for (unsigned i = 0; i < RELEASES; i++)
+		failed += fm_free(fm_malloc(h, RUN)) != 0;
+	return (void *)failed;
+}
+
+/* None of the threads releases often enough for a look of its own. */
+static void threads_that_release_little(void **state)
+{
+	fm_heap *h;
+	pthread_t thread;
+	void *failed;
+	char name[320];
+	unsigned ms;
+
+	(void)state;
+	snprintf(name, sizeof(name), "%s/decaying", dir);
+	h = open_decaying(name);
+	make_free_space(h);
+	for (ms = 0; ms < 10000 && disk_size(name) > 8 * MIB; ms += 10) {
+		assert_int_equal(pthread_create(&thread, NULL, release_little, h), 0);
+		assert_int_equal(pthread_join(thread, &failed), 0);
+		assert_null(failed);
+		proc_sleep_us(10000);
+	}
+	print_message("# the space was given back after %u ms\n", ms);
+	assert_in_range(disk_size(name), 0, 8 * MIB);
+	assert_int_equal(fm_close(h), 0);
+	unlink(name);
+}
+
+/* Every second release of the thread is another heap's. */
+static void two_heaps_by_turns(void **state)
+{
+	char name[2][320];
+	fm_heap *h[2];
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		snprintf(name[i], sizeof(name[i]), "%s/decaying-%u", dir, i);
+		h[i] = open_decaying(name[i]);
+		make_free_space(h[i]);
+	}
+	for (unsigned ms = 0; ms < 10000 && disk_size(name[0]) + disk_size(name[1]) > 16 * MIB; ms++) {
+		for (unsigned i = 0; i < 16; i++)
+			assert_int_equal(fm_free(fm_malloc(h[i % 2], RUN)), 0);
+		proc_sleep_us(1000);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		assert_in_range(disk_size(name[i]), 0, 8 * MIB);
+		assert_int_equal(fm_close(h[i]), 0);
+		unlink(name[i]);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(one_of_each_is_a_run, open_it, close_it),
-		cmocka_unit_test_setup_teardown(many_are_in_slabs, open_it, close_it),
-		cmocka_unit_test_setup_teardown(one_slot_is_always_a_run, open_it, close_it),
-		cmocka_unit_test_setup_teardown(another_thread_frees, open_it, close_it),
+		cmocka_unit_test_setup_teardown(one_of_each, open_it, close_it),
+		cmocka_unit_test_setup_teardown(atomic_heaps_have_slots, open_it, close_it),
+		cmocka_unit_test_setup_teardown(slots_that_are_there_come_first, open_it, close_it),
+		cmocka_unit_test_setup_teardown(kept_slabs_come_before_growth, open_it, close_it),
+		cmocka_unit_test_setup_teardown(joined_slots_come_before_growth, open_it, close_it),
+		cmocka_unit_test_setup_teardown(same_pages, open_it, close_it),
 		cmocka_unit_test_setup_teardown(aligned_and_resized, open_it, close_it),
 		cmocka_unit_test_setup_teardown(threads_keep_apart, open_it, close_it),
+		cmocka_unit_test_setup_teardown(threads_that_release_little, open_it, close_it),
+		cmocka_unit_test_setup_teardown(two_heaps_by_turns, open_it, close_it),
 	};
 	int failed;
 
