@@ -68,8 +68,13 @@ static bool is_better_alone(const struct heap *heap, const struct tcache *tcache
 	return size_classes[class_no].is_alone && tcache && !heap->store.is_atomic && !load_relaxed(&heap->unowned[class_no]);
 }
 
+static uint64_t unit_no_at(const struct heap *heap, const void *p)
+{
+	return (uint64_t)((const uint8_t *)p - heap->store.base) >> UNIT_SHIFT;
+}
+
 /* An object of a class that is alone in its units: space that is there is used before the heap grows, in the order of
- * tcache_refill(). NULL: there is no space. */
+ * tcache_refill(). NULL: there is no space, or a slab. */
 static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned class_no, size_t size, size_t alignment,
                          bool *is_zero)
 {
@@ -83,7 +88,15 @@ static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned clas
 		p = alloc_near(heap, tcache, size, alignment, is_zero);
 	if (!p && alignment <= 8)
 		p = tcache_take_joined(tcache, class_no, large_units(size));
-	return p ? p : alloc_anywhere(heap, tcache, size, alignment, is_zero);
+	if (p)
+		return p;
+	p = alloc_anywhere(heap, tcache, size, alignment, is_zero);
+	if (!p || !load_relaxed(&heap->unowned[class_no]))
+		return p;
+	/* looking for space has examined segments with slabs of the class: those first */
+	alloc_free_run(heap, tcache, &heap->units[unit_no_at(heap, p)]);
+	*is_zero = false;
+	return NULL;
 }
 
 static void *alloc_once(struct heap *heap, struct tcache *tcache, size_t size, size_t alignment, bool *is_zero)
@@ -342,6 +355,12 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 	if (size && round_up(size, LENGTH_PAGE) == object->len)
 		return true;
 	tcache = own_cache(heap);
+	if (tcache && object->kind == UNIT_IS_RUN && large_units(size) == load_relaxed(&object->unit->units)) {
+		tcache_begin_units(tcache);
+		done = large_resize(heap, &tcache->near, object->unit, size);
+		tcache_end_units(tcache);
+		return done;
+	}
 	heap_lock(heap);
 	done = large_resize(heap, tcache ? &tcache->near : NULL, object->unit, size);
 	heap_unlock(heap);

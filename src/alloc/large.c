@@ -130,6 +130,7 @@ static void release_segments(struct heap *heap, uint64_t first, uint64_t n, uint
 		unit_set_state(&heap->units[s * SEGMENT_UNITS], UNIT_UNKNOWN);
 	}
 	heap->free_hint = min_u64(heap->free_hint, first);
+	units_count_release(heap, NULL);
 }
 
 static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)

@@ -26,7 +26,8 @@ bool large_free_run(struct heap *heap, struct near *near, struct unit *unit);
 /* Free the huge object of `unit`; as above. Needs heap->lock. */
 bool large_free_huge(struct heap *heap, struct unit *unit);
 
-/* Make it `size` bytes long without moving it; false if that can't be. Needs heap->lock. */
+/* Make it `size` bytes long without moving it; false if that can't be. Needs heap->lock, unless it is a run that stays in its
+ * units. */
 bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_t size);
 
 /* Is the run or huge object there whose head `unit` is, or was a moment ago? Without the lock. */

@@ -158,10 +158,12 @@ void kept_trim(struct tcache *tcache)
 	giveback_note(tcache->heap);
 }
 
-/* There is room for it, and its slots are no larger than a unit: what it has would be missed by large objects. */
+/* There is room for it, and its slots are no larger than a unit: what it has would be missed by large objects. In atomic heaps
+ * each release needs the lock. */
 static bool is_worth_keeping(const struct tcache *tcache, const struct unit *slab)
 {
-	return slab->slot_size <= UNIT_SIZE && tcache->kept_units + slab->units <= kept_max(tcache);
+	return (slab->slot_size <= UNIT_SIZE || tcache->heap->store.is_atomic) &&
+	       tcache->kept_units + slab->units <= kept_max(tcache);
 }
 
 void slab_changed(struct tcache *tcache, struct unit *slab)

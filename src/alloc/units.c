@@ -390,7 +390,7 @@ static void add_releases(struct heap *heap, uint32_t n)
 }
 
 /* A count in the heap would be written by all processors at each release. */
-static void count_release(struct heap *heap, struct near *near)
+void units_count_release(struct heap *heap, struct near *near)
 {
 	if (!near) {
 		add_releases(heap, 1);
@@ -412,6 +412,6 @@ void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsig
 	describe_units(heap, unit_no, n, UNIT_IS_FREE);
 	fetch_or_seq(&heap->segments[segment_no].free_units, range_mask(index_in_segment(unit_no), n)); /* U1 */
 	near_note(heap, near, segment_no);
-	count_release(heap, near);
+	units_count_release(heap, near);
 	note_stale(heap, segment_no);
 }

@@ -46,6 +46,9 @@ uint64_t units_take_near(struct heap *heap, struct near *near, unsigned n, enum 
 /* The units are free by truth now: so they are here. `near` may be NULL. With or without the lock. */
 void units_release(struct heap *heap, struct near *near, uint64_t unit_no, unsigned n);
 
+/* Something was released: the decay's clock goes by that. units_release() counts; whole segments are the caller's to count. */
+void units_count_release(struct heap *heap, struct near *near);
+
 /* The cache leaves: what it has counted is the heap's. */
 void units_leave(struct heap *heap, const struct near *near);
 

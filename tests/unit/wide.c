@@ -113,6 +113,47 @@ static void slots_that_are_there_come_first(void **state)
 	assert_false(is_run(slot));
 }
 
+/* Also where they lie in segments that nobody has looked at. The heap has no other space, but could grow. */
+static void slots_in_unknown_segments(void **state)
+{
+	void *p[160];
+	unsigned slots = 0;
+
+	(void)state;
+	assert_int_equal(fm_close(heap), 0);
+	unlink(path);
+	heap = fm_open(path, FM_CREATE | FM_ATOMIC, NULL);
+	assert_non_null(heap);
+	for (unsigned i = 0; i < 160; i++)
+		p[i] = get(ALONE);
+	for (unsigned i = 0; i < 160; i++)
+		if (i % 4)
+			assert_int_equal(fm_free(p[i]), 0);
+	assert_int_equal(fm_commit(heap), 0);
+	assert_int_equal(fm_close(heap), 0);
+	for (unsigned i = 0; i < 20; i++) {
+		heap = fm_open(path, i ? 0 : FM_CONVERT, NULL);
+		assert_non_null(heap);
+		slots += !is_run(get(ALONE));
+		if (i < 19)
+			assert_int_equal(fm_close(heap), 0);
+	}
+	assert_int_equal(slots, 20);
+}
+
+/* There a release needs the lock, so empty slabs are kept. */
+static void atomic_heaps_keep_slabs(void **state)
+{
+	void *p[4];
+
+	atomic_heaps_have_slots(state);
+	for (unsigned i = 0; i < 4; i++)
+		p[i] = get(128 * KIB);
+	for (unsigned i = 0; i < 4; i++)
+		assert_int_equal(fm_free(p[i]), 0);
+	assert_non_null(thread_current->cache[heap_of_handle(heap)->slot]->kept);
+}
+
 static uint64_t file_size(void)
 {
 	struct fm_statistics stats = {.size = sizeof(stats)};
@@ -173,24 +214,25 @@ static void joined_slots_come_before_growth(void **state)
 	assert_int_equal(file_size(), size);
 }
 
-/* A length in pages that stays is nothing to be written down, nor to wait for. */
-static void same_pages(void **state)
+/* A length in pages that stays is nothing to be written down, and one in the same units nothing to wait for. */
+static void same_units(void **state)
 {
-	char *p = get(ALONE - 4000), *q;
-	uint64_t word;
+	char *p = get(ALONE - 4000);
 	struct object object = object_at(p);
 
 	(void)state;
 	alarm(20);
 	heap_lock(heap_of_handle(heap)); /* it would wait for ever */
-	q = fm_realloc(heap, p, ALONE - 100);
+	assert_ptr_equal(fm_realloc(heap, p, ALONE - 100), p);
+	assert_int_equal(object_at(p).len, object.len);
+	assert_ptr_equal(fm_realloc(heap, p, ALONE + 1), p);
+	assert_int_equal(object_at(p).len, ALONE + 4096);
+	assert_ptr_equal(fm_realloc(heap, p, UNIT_SIZE + 1), p);
+	assert_int_equal(object_at(p).len, UNIT_SIZE + 4096);
 	heap_unlock(heap_of_handle(heap));
 	alarm(0);
-	assert_ptr_equal(q, p);
-	word = object.len;
-	assert_int_equal(object_at(q).len, word);
-	assert_ptr_equal(fm_realloc(heap, q, ALONE + 1), p);
-	assert_int_equal(object_at(p).len, ALONE + 4096);
+	assert_ptr_equal(fm_realloc(heap, p, 3 * ALONE), p); /* the units behind are free */
+	assert_int_equal(object_at(p).len, 3 * ALONE);
 }
 
 /* Aligned ones, and ones that are made larger and smaller, keep what they hold. */
@@ -386,19 +428,42 @@ static void two_heaps_by_turns(void **state)
 	}
 }
 
+/* Objects of whole segments are freed by another way. */
+static void huge_objects_count(void **state)
+{
+	char name[320];
+	fm_heap *h;
+
+	(void)state;
+	snprintf(name, sizeof(name), "%s/decaying", dir);
+	h = open_decaying(name);
+	make_free_space(h);
+	for (unsigned ms = 0; ms < 10000 && disk_size(name) > 12 * MIB; ms += 2) {
+		for (unsigned i = 0; i < 16; i++)
+			assert_int_equal(fm_free(fm_malloc(h, 5 * MIB)), 0);
+		proc_sleep_us(2000);
+	}
+	assert_in_range(disk_size(name), 0, 12 * MIB);
+	assert_int_equal(fm_close(h), 0);
+	unlink(name);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(one_of_each, open_it, close_it),
 		cmocka_unit_test_setup_teardown(atomic_heaps_have_slots, open_it, close_it),
 		cmocka_unit_test_setup_teardown(slots_that_are_there_come_first, open_it, close_it),
+		cmocka_unit_test_setup_teardown(slots_in_unknown_segments, open_it, close_it),
+		cmocka_unit_test_setup_teardown(atomic_heaps_keep_slabs, open_it, close_it),
 		cmocka_unit_test_setup_teardown(kept_slabs_come_before_growth, open_it, close_it),
 		cmocka_unit_test_setup_teardown(joined_slots_come_before_growth, open_it, close_it),
-		cmocka_unit_test_setup_teardown(same_pages, open_it, close_it),
+		cmocka_unit_test_setup_teardown(same_units, open_it, close_it),
 		cmocka_unit_test_setup_teardown(aligned_and_resized, open_it, close_it),
 		cmocka_unit_test_setup_teardown(threads_keep_apart, open_it, close_it),
 		cmocka_unit_test_setup_teardown(threads_that_release_little, open_it, close_it),
 		cmocka_unit_test_setup_teardown(two_heaps_by_turns, open_it, close_it),
+		cmocka_unit_test_setup_teardown(huge_objects_count, open_it, close_it),
 	};
 	int failed;
 
