@@ -62,7 +62,7 @@ static void *alloc_large(struct heap *heap, struct tcache *tcache, size_t size, 
 	return p ? p : alloc_anywhere(heap, tcache, size, alignment, is_zero);
 }
 
-/* Frees in an atomic heap settle the segment of a run, with the lock, and its slabs with free slots come first. */
+/* Not in an atomic heap, where each free of a run settles its segment, with the lock; and free slots of the class come first. */
 static bool is_better_alone(const struct heap *heap, const struct tcache *tcache, unsigned class_no)
 {
 	return size_classes[class_no].is_alone && tcache && !heap->store.is_atomic && !load_relaxed(&heap->unowned[class_no]);
