@@ -68,16 +68,12 @@ static bool is_better_alone(const struct heap *heap, const struct tcache *tcache
 	return size_classes[class_no].is_alone && tcache && !heap->store.is_atomic && !load_relaxed(&heap->unowned[class_no]);
 }
 
-static uint64_t unit_no_at(const struct heap *heap, const void *p)
-{
-	return (uint64_t)((const uint8_t *)p - heap->store.base) >> UNIT_SHIFT;
-}
-
 /* An object of a class that is alone in its units: space that is there is used before the heap grows, in the order of
  * tcache_refill(). NULL: there is no space, or a slab. */
 static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned class_no, size_t size, size_t alignment,
                          bool *is_zero)
 {
+	enum fm_misuse_kind misuse;
 	void *p;
 
 	inbox_drain(tcache);
@@ -94,7 +90,7 @@ static void *alloc_alone(struct heap *heap, struct tcache *tcache, unsigned clas
 	if (!p || !load_relaxed(&heap->unowned[class_no]))
 		return p;
 	/* looking for space has examined segments with slabs of the class: those first */
-	alloc_free_run(heap, tcache, &heap->units[unit_no_at(heap, p)]);
+	alloc_free(heap, p, &misuse);
 	*is_zero = false;
 	return NULL;
 }
@@ -352,14 +348,13 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 		return slot_suits(object->unit, object->off, object->len, size);
 	if (size <= SMALL_MAX && size < object->len / KEEP_SHARE)
 		return false;
-	if (size && round_up(size, LENGTH_PAGE) == object->len)
-		return true;
 	tcache = own_cache(heap);
-	if (tcache && object->kind == UNIT_IS_RUN && large_units(size) == load_relaxed(&object->unit->units)) {
+	if (likely(tcache != NULL)) {
 		tcache_begin_units(tcache);
-		done = large_resize(heap, &tcache->near, object->unit, size);
+		done = large_resize_within(heap, object->unit, size);
 		tcache_end_units(tcache);
-		return done;
+		if (done)
+			return true;
 	}
 	heap_lock(heap);
 	done = large_resize(heap, tcache ? &tcache->near : NULL, object->unit, size);

@@ -65,6 +65,8 @@ static bool run_resize(struct heap *heap, struct near *near, struct unit *unit, 
 
 	if (n > RUN_MAX_UNITS)
 		return false;
+	if (run_word(pages) == was)
+		return truth_load(head_word(heap, unit_no)) == was;
 	if (n > old) {
 		if (!units_take_at(heap, unit_no + old, (unsigned)n - old))
 			return false;
@@ -264,4 +266,12 @@ bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_
 	default:
 		return false; /* freed by another thread under our hands */
 	}
+}
+
+bool large_resize_within(struct heap *heap, struct unit *unit, size_t size)
+{
+	uint64_t pages = pages_for(size);
+
+	return unit_state(unit) == UNIT_IS_RUN && units_for(pages) == load_relaxed(&unit->units) &&
+	       run_resize(heap, NULL, unit, pages);
 }

@@ -26,9 +26,11 @@ bool large_free_run(struct heap *heap, struct near *near, struct unit *unit);
 /* Free the huge object of `unit`; as above. Needs heap->lock. */
 bool large_free_huge(struct heap *heap, struct unit *unit);
 
-/* Make it `size` bytes long without moving it; false if that can't be. Needs heap->lock, unless it is a run that stays in its
- * units. */
+/* Make it `size` bytes long without moving it; false if that can't be. Needs heap->lock. */
 bool large_resize(struct heap *heap, struct near *near, struct unit *unit, size_t size);
+
+/* The same for a run that keeps its units, without the lock; false if it does not, or is none. */
+bool large_resize_within(struct heap *heap, struct unit *unit, size_t size);
 
 /* Is the run or huge object there whose head `unit` is, or was a moment ago? Without the lock. */
 bool large_is_there(const struct heap *heap, const struct unit *unit, enum unit_state *kind, uint64_t *len);

@@ -448,22 +448,24 @@ static void huge_objects_count(void **state)
 	unlink(name);
 }
 
+#define CASE(test) cmocka_unit_test_setup_teardown(test, open_it, close_it)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test_setup_teardown(one_of_each, open_it, close_it),
-		cmocka_unit_test_setup_teardown(atomic_heaps_have_slots, open_it, close_it),
-		cmocka_unit_test_setup_teardown(slots_that_are_there_come_first, open_it, close_it),
-		cmocka_unit_test_setup_teardown(slots_in_unknown_segments, open_it, close_it),
-		cmocka_unit_test_setup_teardown(atomic_heaps_keep_slabs, open_it, close_it),
-		cmocka_unit_test_setup_teardown(kept_slabs_come_before_growth, open_it, close_it),
-		cmocka_unit_test_setup_teardown(joined_slots_come_before_growth, open_it, close_it),
-		cmocka_unit_test_setup_teardown(same_units, open_it, close_it),
-		cmocka_unit_test_setup_teardown(aligned_and_resized, open_it, close_it),
-		cmocka_unit_test_setup_teardown(threads_keep_apart, open_it, close_it),
-		cmocka_unit_test_setup_teardown(threads_that_release_little, open_it, close_it),
-		cmocka_unit_test_setup_teardown(two_heaps_by_turns, open_it, close_it),
-		cmocka_unit_test_setup_teardown(huge_objects_count, open_it, close_it),
+		CASE(one_of_each),
+		CASE(atomic_heaps_have_slots),
+		CASE(slots_that_are_there_come_first),
+		CASE(slots_in_unknown_segments),
+		CASE(atomic_heaps_keep_slabs),
+		CASE(kept_slabs_come_before_growth),
+		CASE(joined_slots_come_before_growth),
+		CASE(same_units),
+		CASE(aligned_and_resized),
+		CASE(threads_keep_apart),
+		CASE(threads_that_release_little),
+		CASE(two_heaps_by_turns),
+		CASE(huge_objects_count),
 	};
 	int failed;
 
