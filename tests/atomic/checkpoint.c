@@ -218,11 +218,29 @@ static void where_it_fails_the_file_is_synced(void **state)
 	end(9);
 }
 
+/* Commits until a checkpoint is asked for, and no more before its thread syncs: how many. */
+static unsigned commit_until_checkpoint(void)
+{
+	struct journal *journal = &atomic_of()->journal;
+	unsigned commits = 0;
+	bool is_short = false;
+
+	while (!is_short && commits++ < 100000) {
+		commit(4, (uint8_t)commits);
+		pthread_mutex_lock(&journal->lock);
+		is_short = journal_is_short(journal);
+		pthread_mutex_unlock(&journal->lock);
+	}
+	for (unsigned i = 0; i < 10000 && !load_acquire(&t.parts); i++)
+		proc_sleep_us(1000);
+	assert_int_equal(load_acquire(&t.parts), 1);
+	return commits;
+}
+
 /* A commit beside a checkpoint finds the journal as short as before. That is no reason for another one. */
 static void one_is_enough(void **state)
 {
 	struct journal *journal;
-	unsigned commits = 0;
 	uint64_t before;
 
 	(void)state;
@@ -230,11 +248,9 @@ static void one_is_enough(void **state)
 	journal = &atomic_of()->journal;
 	before = load_relaxed(&journal->checkpoints);
 	t.blocks = true;
-	while (!load_acquire(&t.parts) && commits++ < 100000)
-		commit(4, (uint8_t)commits);
-	assert_true(t.parts == 1);
+	commit_until_checkpoint();
 	for (unsigned i = 0; i < 3; i++)
-		commit(4, (uint8_t)(commits + i));
+		commit(4, (uint8_t)(101 + i));
 	store_release(&t.blocks, false);
 	for (unsigned i = 0; i < 10000 && load_relaxed(&journal->checkpoints) == before; i++)
 		proc_sleep_us(1000);
@@ -246,9 +262,7 @@ static void one_is_enough(void **state)
 	assert_int_equal(load_acquire(&t.parts), 1);
 	/* the next one comes when it is time */
 	forget();
-	for (commits = 0; !load_acquire(&t.parts) && commits < 100000; commits++)
-		commit(4, (uint8_t)commits);
-	assert_true(commits > 1 && commits < 100000);
+	assert_true(commit_until_checkpoint() > 1);
 	commit(PAGES, 9);
 	pthread_mutex_lock(&journal->checkpoint_lock); /* the thread is not in the middle of one */
 	pthread_mutex_unlock(&journal->checkpoint_lock);
