@@ -221,7 +221,8 @@ FM_API int fm_rollback(fm_heap *heap);
  * fm_begin returns or after fm_end. Sections nest: only the outermost counts. They do not exclude each other.
  * A thread that ends inside a section aborts it.
  *
- * Returns   0, or -1 with errno EIO (fm_begin of an outermost section of a poisoned heap), ENOMEM, EINVAL
+ * Returns   0, or -1 with errno EIO (fm_begin of an outermost section of a poisoned heap), ENOMEM (also in a
+ *           destructor of thread data that runs behind the library's own: nobody would end the section), EINVAL
  *           (fm_end without fm_begin).
  */
 FM_API int fm_begin(fm_heap *heap);

@@ -52,7 +52,7 @@ int heap_begin(struct heap *heap)
 	tcache = tcache_attach(heap);
 	if (!tcache) {
 		gate_leave(&heap->gate, false);
-		return fail(ENOMEM, "memory for the thread's state in the heap");
+		return fail(ENOMEM, "no memory for the thread's state in the heap, or the thread is at its end");
 	}
 	tcache->section_heap = heap;
 	tcache->section_serial = heap->serial;

@@ -745,6 +745,22 @@ static bool audit(struct model *models, unsigned count)
 
 /* ---------------------------------------------------------------- one heap, one thread */
 
+/* Several threads change an atomic heap in sections, and commit outside of them. */
+static bool is_shared_atomic(const struct model *m)
+{
+	return kind == FM_ATOMIC && !m->alone;
+}
+
+static bool do_sync(struct model *m)
+{
+	bool in_section = is_shared_atomic(m);
+
+	MUST(m, !in_section || fm_end(m->heap) == 0, "fm_end: errno %d (%s)", errno, fm_last_error());
+	MUST(m, fm_sync(m->heap) == 0, "fm_sync: errno %d (%s)", errno, fm_last_error());
+	MUST(m, !in_section || fm_begin(m->heap) == 0, "fm_begin: errno %d (%s)", errno, fm_last_error());
+	return true;
+}
+
 static bool step(struct model *m, const struct shape *shape, uint64_t bytes)
 {
 	unsigned growing = m->objects.usable_bytes < bytes ? 55 : 35;
@@ -764,10 +780,8 @@ static bool step(struct model *m, const struct shape *shape, uint64_t bytes)
 		return do_misuse_interior(m, o);
 	if (n < 96)
 		return do_root(m);
-	if (n < 97 && chance(m, 1000)) {
-		MUST(m, fm_sync(m->heap) == 0, "fm_sync: errno %d (%s)", errno, fm_last_error());
-		return true;
-	}
+	if (n < 97 && chance(m, is_shared_atomic(m) ? 30 : 1000))
+		return do_sync(m);
 	if (n < 98 && chance(m, 20))
 		return do_allocate_too_much(m);
 	return verify(m, o);
@@ -924,17 +938,18 @@ static void random_operations(void **state)
 
 /* ---------------------------------------------------------------- a heap that is full again and again */
 
-/* Allocate by `pick` until the heap is full: the bytes that it took. */
+/* Allocate by `pick` until the heap is full: the bytes that it took. Full is when no object fits of many in
+ * a row, since one that does not may be a large one. */
 static uint64_t fill_up(struct model *m, size_t (*pick)(struct model *), uint64_t *left)
 {
-	size_t count;
+	for (unsigned refused = 0; refused < 16; ) {
+		size_t count = m->objects.count;
 
-	do {
-		count = m->objects.count;
 		m->operations++;
 		*left -= *left > 0;
 		REPORT(m, allocate_plain(m, pick(m)));
-	} while (m->objects.count > count);
+		refused = m->objects.count > count ? 0 : refused + 1;
+	}
 	return m->objects.usable_bytes;
 }
 
@@ -1046,14 +1061,18 @@ static void hand_over(struct worker *w)
 static bool work_step(struct worker *w)
 {
 	struct fm_statistics s = { .size = sizeof s };
+	struct model *m = &w->model;
+	bool is_right, in_section = is_shared_atomic(m);
 
-	if (model_below(&w->random, 32) == 0 && !take_over(w))
-		return false;
-	if (model_below(&w->random, 6) == 0)
+	MUST(m, !in_section || fm_begin(m->heap) == 0, "fm_begin: errno %d (%s)", errno, fm_last_error());
+	is_right = model_below(&w->random, 32) != 0 || take_over(w);
+	if (is_right && model_below(&w->random, 6) == 0)
 		hand_over(w);
 	if (model_below(&w->random, 20000) == 0)
-		MUST(&w->model, fm_stats(w->model.heap, &s) == 0, "fm_stats: errno %d", errno);
-	return step(&w->model, w->shape, w->bytes);
+		MUST(m, fm_stats(m->heap, &s) == 0, "fm_stats: errno %d", errno);
+	is_right = is_right && step(m, w->shape, w->bytes);
+	MUST(m, !in_section || fm_end(m->heap) == 0, "fm_end: errno %d (%s)", errno, fm_last_error());
+	return is_right;
 }
 
 /* One life of a worker's thread: a part of its operations. Also as the destructor of thread data, after
@@ -1072,7 +1091,7 @@ static void at_thread_end(void *arg)
 
 	if (++w->exits < 3)
 		pthread_setspecific(ending, w);
-	else
+	else if (!is_shared_atomic(&w->model)) // there is no section any more
 		work(w, 30);
 }
 
