@@ -7,6 +7,9 @@
 /* Pairs that follow one another in memory: the places of pair 0 are multiples of that (pair_colour). */
 #define LINE_PAIRS 4
 
+/* Bytes that windows use of a new slab at first. */
+#define FIRST_REACH 4095
+
 void slab_unjoin(struct unit *slab, unsigned w)
 {
 	uint64_t *joint = slab_joint(slab, w);
@@ -57,15 +60,15 @@ void slab_harvest(struct unit *slab, uint64_t words)
 	}
 }
 
-/* Has word `w` a slot that is free, or freed by another thread? */
-static bool has_free(const struct unit *slab, unsigned w)
+/* Slots of word `w` that are free, or freed by another thread. */
+static uint64_t free_in(const struct unit *slab, unsigned w)
 {
 	const uint64_t *pair = slab_pair(slab, w);
 
 	return (~truth_load(&pair[0]) | truth_load(&pair[1])) & slab_word_mask(slab, w);
 }
 
-/* The same for none of the LINE_PAIRS words from `w` on, which have all 64 slots. Their pairs are in one cache line. */
+/* Are there none in the LINE_PAIRS words from `w` on, which have all 64 slots? Their pairs are in one cache line. */
 static bool are_full(const struct unit *slab, unsigned w)
 {
 	const uint64_t *pair = slab_pair(slab, w);
@@ -78,20 +81,45 @@ static bool are_full(const struct unit *slab, unsigned w)
 	return live == UINT64_MAX && freed == 0;
 }
 
-void slab_look(struct unit *slab)
+/* Bring the summary's words [w, end) up to date; how many slots are free there. */
+static unsigned look(struct unit *slab, unsigned w, unsigned end)
 {
-	unsigned whole = slab->slots / 64;
-	uint64_t summary = 0;
+	unsigned whole = slab->slots / 64, n = 0;
+	uint64_t summary = slab->summary & ~range_mask(w, end - w);
 
-	for (unsigned w = 0; w < slab->words;) {
-		if (w % LINE_PAIRS == 0 && w + LINE_PAIRS <= whole && are_full(slab, w)) {
+	while (w < end) {
+		uint64_t free;
+
+		if (w % LINE_PAIRS == 0 && w + LINE_PAIRS <= min_u64(whole, end) && are_full(slab, w)) {
 			w += LINE_PAIRS;
 			continue;
 		}
-		summary |= (uint64_t)has_free(slab, w) << w;
-		w++;
+		free = free_in(slab, w);
+		summary |= (uint64_t)(free != 0) << w++;
+		n += (unsigned)count_bits(free);
 	}
 	slab->summary = summary;
+	return n;
+}
+
+void slab_look(struct unit *slab)
+{
+	unsigned from = 0, free = 0, reach = slab->reach;
+
+	for (;;) {
+		free += look(slab, from, reach);
+		if (reach == slab->words || free >= reach * 64 / 3)
+			break;
+		from = reach;
+		reach = (unsigned)min_u64(2 * reach, slab->words);
+	}
+	slab->reach = (uint8_t)reach;
+}
+
+/* Words of a new slab that take some memory pages at most. */
+static unsigned first_reach(const struct unit *slab)
+{
+	return (unsigned)min_u64(FIRST_REACH / 64 / slab->slot_size + 1, slab->words);
 }
 
 void slab_lay_out(const struct heap *heap, struct unit *slab, uint64_t unit_no, uint64_t word)
@@ -121,6 +149,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	slab_lay_out(heap, slab, unit_no, word);
 	slab->no_run = 65;
 	slab->summary = slab->empty = 0;
+	slab->reach = slab->words;
 	slab->alarm = ALARM_ALWAYS;
 	store_relaxed(&slab->back, (uint8_t)0);
 	slab->next = slab->prev = slab->owned_next = slab->owned_prev = NULL;
@@ -152,6 +181,7 @@ struct unit *slab_make(struct heap *heap, uint64_t unit_no, unsigned class_no, u
 		truth_store(&words[i], UNIT_INTERIOR);
 	truth_store(&words[0], word);
 	slab->summary = slab->empty = slab_all_words(slab);
+	slab->reach = (uint8_t)first_reach(slab);
 	slab_set_owner(slab, owner);
 	/* a late notification of the units' earlier life may have come before the owner could be seen */
 	exchange_seq(&slab->pending, UINT64_C(0));

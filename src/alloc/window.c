@@ -100,8 +100,8 @@ static struct unit *acquire(struct tcache *tcache, unsigned class_no)
  * has gathered some. */
 static void window_load(struct tcache *tcache, struct window *window, struct unit *slab)
 {
-	uint64_t behind = slab->summary & ~low_mask(window->word + 1);
-	unsigned w = lowest_bit(behind ? behind : slab->summary);
+	uint64_t words = slab->summary & low_mask(slab->reach), behind = words & ~low_mask(window->word + 1);
+	unsigned w = lowest_bit(behind ? behind : words);
 	uint64_t *pair = slab_pair(slab, w);
 
 	if (unlikely(truth_load(&pair[1]) != 0))
@@ -128,6 +128,8 @@ static void window_enter(struct tcache *tcache, unsigned class_no, struct unit *
 	slab_forget_joined(slab);
 	tcache->current[class_no] = slab;
 	tcache->window[class_no].word = PAIRS - 1;
+	if (!(slab->summary & low_mask(slab->reach)))
+		slab_look(slab);
 }
 
 /* The window's word is full, whatever was freed there since it was loaded: has the slab another one with free slots? If
@@ -135,9 +137,9 @@ static void window_enter(struct tcache *tcache, unsigned class_no, struct unit *
 static bool has_next_word(struct unit *slab, const struct window *window)
 {
 	slab->summary &= ~(UINT64_C(1) << window->word);
-	if (!slab->summary && slab->words > 1)
+	if (!(slab->summary & low_mask(slab->reach)) && slab->words > 1)
 		slab_look(slab);
-	return slab->summary != 0;
+	return slab->summary & low_mask(slab->reach);
 }
 
 /* The cache's next slab with free slots, or NULL. */
