@@ -15,7 +15,7 @@
 #define HOLE_AT_LEAST (MIB / 2)
 #define LOOK_AT_MOST  (64 * MIB)
 
-/* Units of the segment of which this process knows that they are free and have blocks. */
+/* Units of the segment of which this process knows that they are free, or behind a huge object's end, and have blocks. */
 static uint64_t free_backed(const struct heap *heap, uint64_t segment_no)
 {
 	const struct segment *segment = &heap->segments[segment_no];
@@ -27,6 +27,9 @@ static uint64_t free_backed(const struct heap *heap, uint64_t segment_no)
 		return backed;
 	case SEG_EXAMINED:
 		return load_relaxed(&segment->free_units) & backed;
+	case SEG_HUGE:
+	case SEG_INTERIOR:
+		return load_relaxed(&segment->backed) & ~low_mask(segment->used);
 	default:
 		return 0;
 	}

@@ -101,6 +101,7 @@ struct segment {
 	uint8_t state;       /* enum segment_state */
 	uint8_t bucket;      /* 0: in none */
 	uint8_t is_stale;    /* atomic: is among those, or about to be */
+	uint8_t used;        /* of a huge object: units from the first on that it reaches into; nobody can use the others */
 };
 
 struct tcache;

@@ -4,14 +4,10 @@
 #include "../base/status.h"
 #include "backing.h"
 #include "directory.h"
-#include "giveback.h"
 #include "segment.h"
 #include "units.h"
 
 #include <errno.h>
-
-/* A huge object may waste a part of its own length: 1 / TAIL_PART. */
-#define TAIL_PART 8
 
 static uint64_t pages_for(size_t size)
 {
@@ -103,19 +99,6 @@ static int find_segments(struct heap *heap, uint64_t pages, uint64_t *first)
 	return directory_find(heap, pages * LENGTH_PAGE, first);
 }
 
-/* Nobody can use the units behind the `pages` of a huge object at segment `first`, up to its last segment's end. Those
- * that have blocks, from an earlier object, lose them if they are too many. */
-static void drop_tail(struct heap *heap, uint64_t first, uint64_t pages)
-{
-	uint64_t last = first + huge_segments(pages) - 1, from = first * SEGMENT_UNITS + units_for(pages);
-	uint64_t tail = (last + 1) * SEGMENT_UNITS - from;
-	uint64_t backed = load_relaxed(&heap->segments[last].backed) & ~low_mask((unsigned)(SEGMENT_UNITS - tail));
-
-	if (count_bits(backed) * UNIT_PAGES <= pages / TAIL_PART || !giveback_may(heap))
-		return;
-	backing_punch(heap, from << UNIT_SHIFT, tail << UNIT_SHIFT); /* where the file system can't, the blocks stay */
-}
-
 static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 {
 	uint64_t n = huge_segments(pages);
@@ -137,7 +120,6 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	heap->segments[first].state = SEG_HUGE;
 	huge_describe(heap, first, pages);
 	truth_store(directory_word(heap, first), huge_word(pages));
-	drop_tail(heap, first, pages);
 	return off;
 }
 
@@ -181,8 +163,7 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 	truth_store(directory_word(heap, first), huge_word(pages));
 	if (n < old)
 		release_segments(heap, first + n, old - n, off + unit->pages * LENGTH_PAGE);
-	store_relaxed(&unit->pages, pages);
-	drop_tail(heap, first, pages);
+	huge_set_pages(heap, first, pages);
 	return true;
 }
 

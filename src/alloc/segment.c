@@ -34,9 +34,19 @@ struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t n, enu
 
 void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages)
 {
-	struct unit *unit = describe_units(heap, segment_no * SEGMENT_UNITS, 1, UNIT_IS_HUGE);
+	describe_units(heap, segment_no * SEGMENT_UNITS, 1, UNIT_IS_HUGE);
+	huge_set_pages(heap, segment_no, pages);
+}
 
-	store_relaxed(&unit->pages, pages);
+void huge_set_pages(struct heap *heap, uint64_t segment_no, uint64_t pages)
+{
+	uint64_t left = (pages + UNIT_PAGES - 1) / UNIT_PAGES;
+
+	store_relaxed(&heap->units[segment_no * SEGMENT_UNITS].pages, pages);
+	for (uint64_t s = segment_no; left; s++) {
+		heap->segments[s].used = (uint8_t)min_u64(left, SEGMENT_UNITS);
+		left -= heap->segments[s].used;
+	}
 }
 
 void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n, enum unit_state state)

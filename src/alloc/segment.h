@@ -35,11 +35,12 @@ void segment_note_full(struct heap *heap);
 /* Is `word` a valid head for unit `u` of a segment whose data units begin at `first`? */
 bool unit_word_is_valid(uint64_t word, unsigned u, unsigned first);
 
-/* Fill in descriptors: of `n` units that are nothing in particular, of a huge object, of a run with head `word`, of the
- * units behind the first of a slab or run of `n` units. For the first and the last two the units must be the caller's,
- * the lock need not. */
+/* Fill in descriptors: of `n` units that are nothing in particular, of a huge object (or its length alone), of a run
+ * with head `word`, of the units behind the first of a slab or run of `n` units. For the first and the last two the
+ * units must be the caller's, the lock need not. */
 struct unit *describe_units(struct heap *heap, uint64_t unit_no, uint64_t n, enum unit_state state);
 void huge_describe(struct heap *heap, uint64_t segment_no, uint64_t pages);
+void huge_set_pages(struct heap *heap, uint64_t segment_no, uint64_t pages);
 void run_describe(struct heap *heap, uint64_t unit_no, uint64_t word);
 void describe_interiors(struct heap *heap, uint64_t unit_no, unsigned from, unsigned n, enum unit_state state);
 

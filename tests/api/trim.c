@@ -198,41 +198,6 @@ static void *resize_in_place(void *p, uint64_t size)
 	return same;
 }
 
-/* Behind a huge object's end nobody can use its last segment: an earlier object's blocks go, if they are many. */
-static void test_tail_of_huge(void **state)
-{
-	uint64_t used, least = 12 * MIB - 8 * MIB - MIB / 2;
-	char *first, *p;
-
-	(void)state;
-	open_heap(-1);
-	first = memset(fm_malloc(heap, 12 * MIB), 1, 12 * MIB);
-	used = blocks();
-	assert_int_equal(fm_free(first), 0);
-	assert_true(blocks() == used);
-	p = fm_malloc(heap, 8 * MIB + MIB / 2);
-	assert_ptr_equal(p, first);
-	assert_true(blocks() <= used - least);
-	memset(p, 2, 8 * MIB + MIB / 2);
-	resize_in_place(p, 12 * MIB);
-	memset(p + 8 * MIB + MIB / 2, 3, least);
-	assert_true(blocks() >= used);
-	resize_in_place(p, 11 * MIB); /* less than an eighth */
-	assert_true(blocks() >= used);
-	resize_in_place(p, 10 * MIB);
-	assert_true(blocks() <= used - 2 * MIB);
-	for (uint64_t i = 0; i < 10 * MIB; i++)
-		assert_true(p[i] == (i < 8 * MIB + MIB / 2 ? 2 : 3));
-	assert_int_equal(fm_free(p), 0);
-	expect_sound();
-	/* asked for zeros, it has them where the hole was and where it was not */
-	p = fm_calloc(heap, 12, MIB);
-	assert_ptr_equal(p, first);
-	for (uint64_t i = 0; i < 12 * MIB; i++)
-		assert_true(p[i] == 0);
-	close_heap();
-}
-
 /* Segments that are without used units keep their metadata for a while: a huge object gets them all the same, where the
  * heap can't grow, and before it grows. */
 static void test_empty_segments(void **state)
@@ -336,6 +301,61 @@ static void test_decay(void **state)
 	close_heap();
 }
 
+static void give_back(bool by_time)
+{
+	if (!by_time) {
+		assert_int_equal(fm_trim(heap, 0), 1);
+		return;
+	}
+	for (unsigned i = 0; i < 3; i++) {
+		release_some();
+		proc_sleep_us(60000);
+	}
+	release_some();
+}
+
+/* Behind a huge object's end nobody can use its last segment: what an earlier object left there is given back. */
+static void test_tail_of_huge(void **state)
+{
+	(void)state;
+	for (unsigned by_time = 0; by_time < 2; by_time++) {
+		uint64_t used, tail = 3 * MIB + MIB / 2;
+		char *first, *p;
+
+		open_heap(by_time ? 50 : -1);
+		release_some(); /* their segment is there */
+		first = memset(fm_malloc(heap, 12 * MIB), 1, 12 * MIB);
+		used = blocks();
+		assert_int_equal(fm_free(first), 0);
+		p = fm_malloc(heap, 12 * MIB - tail);
+		assert_ptr_equal(p, first);
+		memset(p, 2, 12 * MIB - tail);
+		assert_true(blocks() >= used);
+		give_back(by_time);
+		assert_true(blocks() <= used - tail && blocks() >= 12 * MIB - tail);
+		p = resize_in_place(p, 12 * MIB);
+		for (uint64_t i = 12 * MIB - tail; i < 12 * MIB; i++)
+			p[i] = 3;
+		p = resize_in_place(p, 10 * MIB);
+		give_back(by_time);
+		assert_true(blocks() <= used - 2 * MIB && blocks() >= 10 * MIB);
+		for (uint64_t i = 0; i < 10 * MIB; i++)
+			assert_true(p[i] == (i < 12 * MIB - tail ? 2 : 3));
+		/* a whole number of segments has no tail */
+		p = resize_in_place(p, 8 * MIB);
+		give_back(by_time);
+		for (uint64_t i = 0; i < 8 * MIB; i++)
+			assert_true(p[i] == 2);
+		assert_int_equal(fm_free(p), 0);
+		expect_sound();
+		p = fm_calloc(heap, 12, MIB);
+		assert_ptr_equal(p, first);
+		for (uint64_t i = 0; i < 12 * MIB; i++)
+			assert_true(p[i] == 0);
+		close_heap();
+	}
+}
+
 static void test_errors(void **state)
 {
 	struct fm_options options = {.size = sizeof(options), .decay_ms = -2};
@@ -423,10 +443,10 @@ int main(void)
 		cmocka_unit_test(test_keeping),
 		cmocka_unit_test(test_tail),
 		cmocka_unit_test(test_huge_of_before),
-		cmocka_unit_test(test_tail_of_huge),
 		cmocka_unit_test(test_empty_segments),
 		cmocka_unit_test(test_small),
 		cmocka_unit_test(test_decay),
+		cmocka_unit_test(test_tail_of_huge),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_beside_others),
 	};
