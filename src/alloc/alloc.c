@@ -363,17 +363,31 @@ static bool resize_in_place(struct heap *heap, const struct object *object, size
 	return done;
 }
 
+/* Where an object goes that can't be resized in place. */
+static void *new_place(struct heap *heap, const struct object *object, size_t size)
+{
+	void *place = NULL;
+	bool is_zero;
+
+	/* what has grown to more than a segment may grow on. No holes are made in an atomic heap */
+	if (size > object->len && size > SEGMENT_SIZE && giveback_may(heap)) {
+		heap_lock(heap);
+		place = large_alloc_roomy(heap, size);
+		heap_unlock(heap);
+	}
+	return place ? place : alloc_new(heap, size, 8, &is_zero);
+}
+
 void *alloc_resize(struct heap *heap, void *p, size_t size, enum fm_misuse_kind *misuse)
 {
 	struct object object;
-	bool is_zero;
 	void *moved;
 
 	if (prepare_change(heap) || !find_live(heap, p, &object, misuse))
 		return NULL;
 	if (resize_in_place(heap, &object, size))
 		return p;
-	moved = alloc_new(heap, size, 8, &is_zero);
+	moved = new_place(heap, &object, size);
 	if (!moved)
 		return NULL;
 	store_wrote(&heap->store, moved, min_u64(size, object.len));

@@ -92,8 +92,8 @@ int backing_punch(struct heap *heap, uint64_t off, uint64_t len)
 	return r;
 }
 
-/* Let the file reach `end`. */
-static int extend(struct heap *heap, uint64_t end)
+/* Let the file reach `end`, with blocks from `from` on, which is not inside the file. */
+static int extend(struct heap *heap, uint64_t from, uint64_t end)
 {
 	uint64_t old = heap->store.size;
 	uint64_t step = growth_step(old);
@@ -106,10 +106,10 @@ static int extend(struct heap *heap, uint64_t end)
 	r = descriptors_cover(heap, segment_of_unit((want - 1) >> UNIT_SHIFT) + 1);
 	if (r)
 		return r;
-	r = store_extend(&heap->store, want);
+	r = store_extend(&heap->store, from, want);
 	if (r && want > least) {
 		want = least;
-		r = store_extend(&heap->store, want);
+		r = store_extend(&heap->store, from, want);
 	}
 	if (r)
 		return r;
@@ -118,8 +118,11 @@ static int extend(struct heap *heap, uint64_t end)
 		heap->store.is_ragged = false;
 		old = round_up(old + 1, UNIT_SIZE);
 	}
-	if (old < want)
-		for_units(heap, old, want - old, set_fresh, NULL);
+	if (old < from)
+		for_units(heap, old, from - old, set_punched, NULL);
+	from = max_u64(old, from);
+	if (from < want)
+		for_units(heap, from, want - from, set_fresh, NULL);
 	return 0;
 }
 
@@ -166,8 +169,18 @@ int backing_ensure(struct heap *heap, uint64_t off, uint64_t len)
 	int r = descriptors_cover(heap, segment_of_unit((off + len - 1) >> UNIT_SHIFT) + 1);
 
 	if (!r && off + len > heap->store.size)
-		r = extend(heap, off + len);
+		r = extend(heap, heap->store.size, off + len);
 	return r ? r : back_unknown(heap, off, len);
+}
+
+int backing_ensure_apart(struct heap *heap, uint64_t off, uint64_t len)
+{
+	int r = descriptors_cover(heap, segment_of_unit((off + len - 1) >> UNIT_SHIFT) + 1);
+
+	/* a ragged end is no place for a hole */
+	if (!r && off >= heap->store.size && !heap->store.is_ragged)
+		r = extend(heap, off, off + len);
+	return r ? r : backing_ensure(heap, off, len);
 }
 
 int cannot_grow(const struct heap *heap, int r)

@@ -12,6 +12,9 @@
  * with its size, less if that much is not there. Descriptors are made accessible as far as needed. */
 int backing_ensure(struct heap *heap, uint64_t off, uint64_t len);
 
+/* The same, but what the file had to grow over before `off` is a hole. */
+int backing_ensure_apart(struct heap *heap, uint64_t off, uint64_t len);
+
 /* fail() with ENOMEM, and in the text why backing_ensure gave `r`. */
 int cannot_grow(const struct heap *heap, int r);
 

@@ -49,8 +49,15 @@ unsigned directory_kind(const struct heap *heap, uint64_t segment_no)
 
 void directory_reach_to(struct heap *heap, uint64_t last)
 {
-	if (last > directory_last(heap))
-		truth_store(&store_truth(&heap->store)->last_segment, last);
+	uint64_t old = directory_last(heap);
+
+	if (last <= old)
+		return;
+	/* the words of those that are passed over say so: D1 */
+	for (uint64_t s = old + 1; s < last; s++)
+		if (heap->segments[s].state == SEG_UNKNOWN)
+			heap->segments[s].state = SEG_FREE;
+	truth_store(&store_truth(&heap->store)->last_segment, last);
 }
 
 /* After a power cut the page that names the extent may be newer than its own word, the number of the last
@@ -334,6 +341,21 @@ int directory_find(struct heap *heap, uint64_t len, uint64_t *first)
 		r = 0;
 	}
 	return r;
+}
+
+uint64_t directory_find_roomy(struct heap *heap, uint64_t len)
+{
+	uint64_t n = segments_for(len), old = heap->store.size, first;
+
+	raise_free_hint(heap);
+	first = find_free(heap, heap->free_hint, 2 * n);
+	if (!first || first + 2 * n >= directory_reach(heap) ||
+	    backing_ensure_apart(heap, (first + n) << SEGMENT_SHIFT, len))
+		return 0;
+	/* the last segment's units are taken without the lock, one by one, if they have blocks */
+	if (old < first << SEGMENT_SHIFT && segment_state(heap, first - 1) == SEG_EXAMINED)
+		backing_ensure(heap, old, (first << SEGMENT_SHIFT) - old);
+	return first + n;
 }
 
 void directory_shrink(struct heap *heap)

@@ -99,17 +99,12 @@ static int find_segments(struct heap *heap, uint64_t pages, uint64_t *first)
 	return directory_find(heap, pages * LENGTH_PAGE, first);
 }
 
-static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
+/* The free segments from `first` on, whose blocks are there, become a huge object: its offset, or 0 after fail(). */
+static uint64_t huge_make(struct heap *heap, uint64_t first, uint64_t pages)
 {
 	uint64_t n = huge_segments(pages);
-	uint64_t first, off;
-	int r = find_segments(heap, pages, &first);
+	int r = descriptors_cover(heap, first + n);
 
-	off = first << SEGMENT_SHIFT;
-	if (first == 0)
-		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
-	if (!r)
-		r = descriptors_cover(heap, first + n);
 	if (r)
 		return cannot_grow(heap, r), 0;
 	directory_reach_to(heap, first + n - 1);
@@ -120,7 +115,19 @@ static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
 	heap->segments[first].state = SEG_HUGE;
 	huge_describe(heap, first, pages);
 	truth_store(directory_word(heap, first), huge_word(pages));
-	return off;
+	return first << SEGMENT_SHIFT;
+}
+
+static uint64_t huge_alloc(struct heap *heap, uint64_t pages)
+{
+	uint64_t first;
+	int r = find_segments(heap, pages, &first);
+
+	if (first == 0)
+		return fail(ENOMEM, "no address space is left for %llu pages", (unsigned long long)pages), 0;
+	if (r)
+		return cannot_grow(heap, r), 0;
+	return huge_make(heap, first, pages);
 }
 
 /* Segments [first, first + n), all that a huge object had up to `end`, are free. */
@@ -212,6 +219,21 @@ void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alig
 	if (off == 0)
 		return NULL;
 	*is_zero = backing_take(heap, off, pages * LENGTH_PAGE);
+	return heap->store.base + off;
+}
+
+void *large_alloc_roomy(struct heap *heap, size_t size)
+{
+	uint64_t pages = pages_for(size), off = 0, first;
+
+	if (size > heap->store.max_size || run_units(pages, 1))
+		return NULL;
+	first = directory_find_roomy(heap, pages * LENGTH_PAGE);
+	if (first)
+		off = huge_make(heap, first, pages);
+	if (!off)
+		return NULL;
+	backing_take(heap, off, pages * LENGTH_PAGE);
 	return heap->store.base + off;
 }
 

@@ -17,7 +17,11 @@ unsigned large_units(size_t size);
  * they read as zero. NULL with errno ENOMEM. Needs heap->lock. */
 void *large_alloc(struct heap *heap, struct near *near, size_t size, size_t alignment, bool *is_zero);
 
-/* The same without the lock: NULL if there is no room near, or if it is no run. */
+/* A huge object with room behind it, for one that grows and may do so again. NULL without an error: there is no such
+ * place, or the object is no huge one. Of live heaps. Needs heap->lock. */
+void *large_alloc_roomy(struct heap *heap, size_t size);
+
+/* The same as large_alloc without the lock: NULL if there is no room near, or if it is no run. */
 void *large_alloc_near(struct heap *heap, struct near *near, size_t size, size_t alignment, bool *is_zero);
 
 /* Free the run of `unit`, without the lock. False if its head has changed meanwhile: freed already. */

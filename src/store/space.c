@@ -177,7 +177,7 @@ static void undo_extension(struct store *store, uint64_t end, uint64_t length)
 		cut(store, end, length);
 }
 
-int store_extend(struct store *store, uint64_t size)
+int store_extend(struct store *store, uint64_t from, uint64_t size)
 {
 	uint64_t end, length;
 	int r;
@@ -188,7 +188,7 @@ int store_extend(struct store *store, uint64_t size)
 		return -EFBIG;
 	end = file_end(store);
 	length = made_long(store);
-	r = allocate(store, store->size, size - store->size);
+	r = allocate(store, from, size - from);
 	if (!r)
 		r = os->protect(store->base + store->size, size - store->size, true, true);
 	if (!r && store->atomic)

@@ -219,9 +219,9 @@ int store_judge(struct store *store);
 
 /* ---- space.c: the file's size and blocks. These return 0 or -errno and set no text. */
 
-/* Make the file at least `size` bytes long (a multiple of UNIT_SIZE), its new part backed, zero and
- * accessible. EFBIG: beyond max_size. */
-int store_extend(struct store *store, uint64_t size);
+/* Make the file at least `size` bytes long (a multiple of UNIT_SIZE), its new part zero and accessible, and backed from
+ * `from` on, which is not below the file's end: what is before is a hole. EFBIG: beyond max_size. */
+int store_extend(struct store *store, uint64_t from, uint64_t size);
 
 /* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. Does
  * not record the blocks: it is called before the file is a heap. */
