@@ -324,8 +324,8 @@ FM_API void *fm_malloc(fm_heap *heap, size_t size);
 FM_API void *fm_calloc(fm_heap *heap, size_t n, size_t size);
 
 /* Change the size of object `p` of `heap`, in place if possible, else by moving it. p == NULL allocates. In a live heap
- * an object that moves and is longer than 4 MiB then goes where it can grow to twice its length in place, if there is
- * address space for that; until then others may use the room, which has no blocks at the file's end.
+ * an object that moves and is longer than 4 MiB then goes where it can grow in place, if there is such a place and the
+ * heap is small beside max_size; until then others may use the room.
  * Size 0 keeps a minimal object. On failure the object is unchanged. A kill in the middle may leave both
  * copies allocated, never neither. When it has moved, the old object is free before the program can link
  * the new one: linked objects are better replaced by allocating, copying, linking and freeing.

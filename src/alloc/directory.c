@@ -15,6 +15,10 @@
 
 #include <errno.h>
 
+/* Huge objects are given room to grow while that leaves this part of what the heap may grow to unused: 1 - 1 / ROOMY_SHARE.
+ * Room is address space, and breaks it into pieces. */
+#define ROOMY_SHARE 4
+
 uint64_t directory_reach(const struct heap *heap)
 {
 	uint64_t reach = DIRECTORY_INLINE_WORDS;
@@ -49,15 +53,8 @@ unsigned directory_kind(const struct heap *heap, uint64_t segment_no)
 
 void directory_reach_to(struct heap *heap, uint64_t last)
 {
-	uint64_t old = directory_last(heap);
-
-	if (last <= old)
-		return;
-	/* the words of those that are passed over say so: D1 */
-	for (uint64_t s = old + 1; s < last; s++)
-		if (heap->segments[s].state == SEG_UNKNOWN)
-			heap->segments[s].state = SEG_FREE;
-	truth_store(&store_truth(&heap->store)->last_segment, last);
+	if (last > directory_last(heap))
+		truth_store(&store_truth(&heap->store)->last_segment, last);
 }
 
 /* After a power cut the page that names the extent may be newer than its own word, the number of the last
@@ -288,16 +285,18 @@ static uint64_t find_or_extend(struct heap *heap, uint64_t n)
 	}
 }
 
+static bool is_inside(const struct heap *heap, uint64_t first, uint64_t n)
+{
+	return first && first + n - 1 <= directory_last(heap) && first + n < directory_reach(heap);
+}
+
 uint64_t directory_find_inside(struct heap *heap, uint64_t len)
 {
 	uint64_t n = segments_for(len), first;
 
 	raise_free_hint(heap);
 	first = find_free(heap, heap->free_hint, n);
-	if (first == 0 || first + n - 1 > directory_last(heap) || first + n >= directory_reach(heap) ||
-	    backing_ensure(heap, first << SEGMENT_SHIFT, len))
-		return 0;
-	return first;
+	return is_inside(heap, first, n) && !backing_ensure(heap, first << SEGMENT_SHIFT, len) ? first : 0;
 }
 
 /* Units of a free segment that have blocks. */
@@ -343,19 +342,56 @@ int directory_find(struct heap *heap, uint64_t len, uint64_t *first)
 	return r;
 }
 
-uint64_t directory_find_roomy(struct heap *heap, uint64_t len)
+/* Room is left only while the heap, up to segment `end`, is small beside what it may grow to. */
+static bool may_leave_room(const struct heap *heap, uint64_t end)
 {
-	uint64_t n = segments_for(len), old = heap->store.size, first;
+	return end << SEGMENT_SHIFT <= min_u64(heap->store.max_size, heap->store.reserved) / ROOMY_SHARE;
+}
 
-	raise_free_hint(heap);
-	first = find_free(heap, heap->free_hint, 2 * n);
-	if (!first || first + 2 * n >= directory_reach(heap) ||
-	    backing_ensure_apart(heap, (first + n) << SEGMENT_SHIFT, len))
+/* Segments behind the last one and before `first` are free ones inside: whatever their words say, which by D1 is
+ * nothing, and in a damaged file would begin to count. */
+static void pass_over(struct heap *heap, uint64_t first)
+{
+	for (uint64_t s = directory_last(heap) + 1; s < first; s++) {
+		if (truth_load(directory_word(heap, s)))
+			truth_store(directory_word(heap, s), SEGMENT_FREE);
+		heap->segments[s].state = SEG_FREE;
+	}
+}
+
+/* At the end of the file, behind a hole. */
+static uint64_t find_roomy_behind(struct heap *heap, uint64_t len)
+{
+	uint64_t n = segments_for(len), old = heap->store.size, first = find_free(heap, heap->free_hint, 2 * n);
+	int fd = store_borrow(&heap->store);
+
+	store_give_back(&heap->store, fd);
+	/* without a descriptor no failed attempt could be cut off; and temporary files are copied whole (preload) */
+	if (!first || fd < 0 || heap->store.no_sync || first + 2 * n >= directory_reach(heap) ||
+	    !may_leave_room(heap, first + 3 * n) || backing_ensure_apart(heap, (first + n) << SEGMENT_SHIFT, len))
 		return 0;
 	/* the last segment's units are taken without the lock, one by one, if they have blocks */
 	if (old < first << SEGMENT_SHIFT && segment_state(heap, first - 1) == SEG_EXAMINED)
 		backing_ensure(heap, old, (first << SEGMENT_SHIFT) - old);
+	pass_over(heap, first + n);
 	return first + n;
+}
+
+uint64_t directory_find_roomy(struct heap *heap, uint64_t len, bool may_grow)
+{
+	uint64_t n = segments_for(len), first;
+
+	raise_free_hint(heap);
+	if (!may_leave_room(heap, directory_last(heap)))
+		return 0;
+	first = find_free(heap, heap->free_hint, 3 * n);
+	if (is_inside(heap, first, 3 * n))
+		first += n;
+	else
+		first = find_free(heap, heap->free_hint, 2 * n);
+	if (is_inside(heap, first, 2 * n))
+		return backing_ensure(heap, first << SEGMENT_SHIFT, len) ? 0 : first;
+	return may_grow ? find_roomy_behind(heap, len) : 0;
 }
 
 void directory_shrink(struct heap *heap)

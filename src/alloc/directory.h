@@ -45,9 +45,10 @@ uint64_t directory_find_inside(struct heap *heap, uint64_t len);
 /* The same where this process knows that the blocks are there, so that it can't fail on a full disk. */
 uint64_t directory_find_backed(struct heap *heap, uint64_t len);
 
-/* The same with as much room again behind it and behind what is there already, so that both can grow in place: the
- * first segment, or 0. At the file's end the room is a hole. Of live heaps. */
-uint64_t directory_find_roomy(struct heap *heap, uint64_t len);
+/* The same with room to grow in place: inside as many free segments behind it, and before it, where there are so many;
+ * or, if it may grow, at the file's end behind a hole for what is before. The first segment, or 0: there is no such place,
+ * or the heap is not small beside what it may grow to. Of live heaps. */
+uint64_t directory_find_roomy(struct heap *heap, uint64_t len, bool may_grow);
 
 /* Make [first, first + n) count as segments that were used: before any of their words is stored. */
 void directory_reach_to(struct heap *heap, uint64_t last);

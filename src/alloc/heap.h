@@ -56,7 +56,7 @@ struct unit {
 	uint8_t words;       /* live words in use */
 	uint8_t state;       /* atomic: enum unit_state */
 	uint8_t units;       /* of a slab or run */
-	uint8_t reach;       /* windows use the words below (slab_look); 0: not a slab */
+	uint8_t reach;       /* of a slab: windows use the words below (slab_look) */
 	uint64_t summary;
 	uint64_t alarm;      /* a free that leaves its live word below this is an event (slab.h) */
 	uint64_t owner;      /* atomic: a tcache's id, OWNER_NONE, or 0 if not a slab */
@@ -66,7 +66,7 @@ struct unit {
 		uint64_t pages;      /* atomic: length of a run or huge object in LENGTH_PAGE */
 		struct {                     /* of a slab */
 			uint32_t has_joined; /* atomic: slots may be joined; then frees are not quick */
-			uint8_t no_run;      /* it had no free run of so many slots when last looked at; or more than 64 */
+			uint8_t no_run;      /* atomic: it had no free run of so many slots when last looked at; or more than 64 */
 		};
 	};
 	uint64_t pending;    /* atomic: words in which another thread freed something */

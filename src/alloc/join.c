@@ -69,7 +69,7 @@ static void *take_run(struct tcache *tcache, unsigned class_no, struct unit *sla
 		if (runs)
 			return make_joined(tcache, slab, w, lowest_bit(runs), n);
 	}
-	slab->no_run = (uint8_t)n;
+	store_relaxed(&slab->no_run, (uint8_t)n);
 	return NULL;
 }
 
@@ -126,7 +126,7 @@ static void *take_from_class(struct tcache *tcache, unsigned class_no, unsigned 
 		if (!slab)
 			return NULL;
 		slab_look(slab);
-		p = slab_can_join(slab) && n < slab->no_run ? take_run(tcache, class_no, slab, n) : NULL;
+		p = slab_can_join(slab) && n < load_relaxed(&slab->no_run) ? take_run(tcache, class_no, slab, n) : NULL;
 		if (p) {
 			tcache->source[class_no] = slab;
 			return p;

@@ -168,6 +168,8 @@ static bool huge_resize(struct heap *heap, struct unit *unit, uint64_t pages)
 		}
 	}
 	truth_store(directory_word(heap, first), huge_word(pages));
+	if (pages < unit->pages)
+		backing_note_used(heap, off + pages * LENGTH_PAGE, (unit->pages - pages) * LENGTH_PAGE);
 	if (n < old)
 		release_segments(heap, first + n, old - n, off + unit->pages * LENGTH_PAGE);
 	huge_set_pages(heap, first, pages);
@@ -228,7 +230,11 @@ void *large_alloc_roomy(struct heap *heap, size_t size)
 
 	if (size > heap->store.max_size || run_units(pages, 1))
 		return NULL;
-	first = directory_find_roomy(heap, pages * LENGTH_PAGE);
+	first = directory_find_roomy(heap, pages * LENGTH_PAGE, false);
+	if (!first) {
+		units_release_segments(heap);
+		first = directory_find_roomy(heap, pages * LENGTH_PAGE, true);
+	}
 	if (first)
 		off = huge_make(heap, first, pages);
 	if (!off)

@@ -147,7 +147,7 @@ void slab_describe(struct heap *heap, uint64_t unit_no, uint64_t word)
 	struct unit *slab = &heap->units[unit_no];
 
 	slab_lay_out(heap, slab, unit_no, word);
-	slab->no_run = 65;
+	store_relaxed(&slab->no_run, (uint8_t)65);
 	slab->summary = slab->empty = 0;
 	slab->reach = slab->words;
 	slab->alarm = ALARM_ALWAYS;

@@ -124,7 +124,7 @@ static void window_clear(struct tcache *tcache, unsigned class_no)
 static void window_enter(struct tcache *tcache, unsigned class_no, struct unit *slab)
 {
 	slab->alarm = ALARM_NEVER;
-	slab->no_run = 65;
+	store_relaxed(&slab->no_run, (uint8_t)65);
 	slab_forget_joined(slab);
 	tcache->current[class_no] = slab;
 	tcache->window[class_no].word = PAIRS - 1;

@@ -12,6 +12,11 @@
 #define SEGMENT (4 * MIB)
 #define ARRAYS  8
 
+/* docs/format.md */
+#define LAST_SEGMENT_OFF 12288
+#define DIRECTORY_OFF    16384
+#define SEGMENT_HUGE     3
+
 static char *dir;
 static char path[300];
 static fm_heap *heap;
@@ -141,6 +146,100 @@ static void others_use_the_room(void **state)
 	close_it();
 }
 
+/* Inside the file the room is behind the object, where nothing else is. */
+static void inside_the_room_is_behind(void **state)
+{
+	char *gap, *p;
+
+	(void)state;
+	open_it(0);
+	p = grow(NULL, 0, 5 * MIB, 1);
+	assert_non_null(fm_malloc(heap, 5 * MIB));
+	gap = fm_malloc(heap, 6 * SEGMENT);
+	assert_non_null(fm_malloc(heap, 5 * MIB));
+	assert_int_equal(fm_free(gap), 0);
+	p = grow(p, 5 * MIB, 3 * SEGMENT, 1);
+	assert_ptr_equal(p, gap);
+	assert_ptr_equal(grow(p, 3 * SEGMENT, 4 * SEGMENT, 1), p);
+	assert_ptr_equal(grow(p, 4 * SEGMENT, 6 * SEGMENT, 1), p);
+	close_it();
+}
+
+/* Segments without used units are taken before the file grows. */
+static void empty_segments_come_first(void **state)
+{
+	char *runs[60], *p;
+	off_t length;
+
+	(void)state;
+	open_it(0);
+	for (unsigned i = 0; i < 60; i++)
+		assert_non_null(runs[i] = fm_malloc(heap, 3 * MIB));
+	p = grow(NULL, 0, 5 * MIB, 1);
+	assert_non_null(fm_malloc(heap, 5 * MIB));
+	length = status().st_size;
+	for (unsigned i = 0; i < 60; i++)
+		assert_int_equal(fm_free(runs[i]), 0);
+	p = grow(p, 5 * MIB, 80 * MIB, 1);
+	assert_true(p < (char *)heap->mem + length);
+	assert_true(status().st_size == length);
+	close_it();
+}
+
+/* A heap that may not grow much leaves no room: others find place for all of it. */
+static void a_limited_heap_leaves_none(void **state)
+{
+	char *p;
+
+	(void)state;
+	open_it(64 * MIB);
+	p = grow(NULL, 0, 2 * SEGMENT, 1);
+	assert_non_null(fm_malloc(heap, SEGMENT));
+	p = grow(p, 2 * SEGMENT, 3 * SEGMENT, 1);
+	assert_non_null(fm_malloc(heap, 28 * MIB));
+	expect_marks(p, 3 * SEGMENT, 1);
+	close_it();
+}
+
+/* In a damaged file a segment's word behind the last one in use says something: it does not begin to count when an
+ * object is put behind it. */
+static void words_behind_the_end_count_nothing(void **state)
+{
+	uint64_t last, word = SEGMENT_HUGE | 4 * 1024 << 16; /* four segments */
+	char *p;
+	int fd;
+
+	(void)state;
+	open_it(0);
+	p = grow(NULL, 0, 5 * MIB, 1);
+	assert_non_null(fm_malloc(heap, 5 * MIB));
+	assert_int_equal(fm_root_set(heap, "p", p, 0), 0);
+	assert_int_equal(fm_close(heap), 0);
+	fd = open(path, O_RDWR);
+	assert_int_equal(pread(fd, &last, 8, LAST_SEGMENT_OFF), 8);
+	assert_in_range(last, 2, 4);
+	assert_int_equal(pwrite(fd, &word, 8, (off_t)(DIRECTORY_OFF + 8 * (last + 2))), 8);
+	close(fd);
+	heap = fm_open(path, 0, NULL);
+	assert_non_null(heap);
+	p = grow(fm_root_get(heap, "p", 0), 5 * MIB, 14 * MIB, 1);
+	assert_true((uint64_t)(p - (char *)heap->mem) / SEGMENT > last + 2);
+	assert_int_equal(fm_root_set(heap, "p", p, 0), 0);
+	assert_int_equal(fm_close(heap), 0);
+	heap = fm_open(path, 0, NULL);
+	assert_non_null(heap);
+	p = fm_root_get(heap, "p", 0);
+	assert_true(fm_usable_size(p) >= 14 * MIB);
+	for (unsigned i = 0; i < 12; i++) {
+		char *other = fm_malloc(heap, 3 * MIB);
+
+		assert_non_null(other);
+		assert_true(other + 3 * MIB <= p || other >= p + 14 * MIB);
+	}
+	expect_marks(p, 14 * MIB, 1);
+	close_it();
+}
+
 /* Where there is place for the object and not for the room, the object has it. */
 static void without_room_it_fits(void **state)
 {
@@ -231,6 +330,10 @@ int main(void)
 		cmocka_unit_test(a_doubling_array_stays),
 		cmocka_unit_test(arrays_by_turns_stay),
 		cmocka_unit_test(others_use_the_room),
+		cmocka_unit_test(inside_the_room_is_behind),
+		cmocka_unit_test(empty_segments_come_first),
+		cmocka_unit_test(a_limited_heap_leaves_none),
+		cmocka_unit_test(words_behind_the_end_count_nothing),
 		cmocka_unit_test(without_room_it_fits),
 		cmocka_unit_test(killed_it_opens),
 		cmocka_unit_test(an_atomic_heap_grows_as_ever),

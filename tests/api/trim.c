@@ -356,6 +356,26 @@ static void test_tail_of_huge(void **state)
 	}
 }
 
+/* Also that of an object which an earlier process made and this one shortens. */
+static void test_tail_of_before(void **state)
+{
+	uint64_t off, used;
+
+	(void)state;
+	open_heap(-1);
+	off = fm_offset_of(heap, memset(fm_malloc(heap, 8 * MIB), 1, 8 * MIB));
+	assert_non_null(fm_malloc(heap, 8 * MIB)); /* the file is not cut */
+	assert_int_equal(fm_close(heap), 0);
+	heap = fm_open_fd(fd, 0, NULL);
+	assert_non_null(heap);
+	used = blocks();
+	resize_in_place(fm_at(heap, off), 5 * MIB);
+	assert_int_equal(fm_trim(heap, 0), 1);
+	assert_true(blocks() <= used - 3 * MIB);
+	expect_sound();
+	close_heap();
+}
+
 static void test_errors(void **state)
 {
 	struct fm_options options = {.size = sizeof(options), .decay_ms = -2};
@@ -447,6 +467,7 @@ int main(void)
 		cmocka_unit_test(test_small),
 		cmocka_unit_test(test_decay),
 		cmocka_unit_test(test_tail_of_huge),
+		cmocka_unit_test(test_tail_of_before),
 		cmocka_unit_test(test_errors),
 		cmocka_unit_test(test_beside_others),
 	};
