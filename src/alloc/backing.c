@@ -98,7 +98,7 @@ static int extend(struct heap *heap, uint64_t from, uint64_t end)
 	uint64_t old = heap->store.size;
 	uint64_t step = growth_step(old);
 	uint64_t least = round_up(end, UNIT_SIZE);
-	uint64_t want = max_u64(least, min_u64(old + step, heap->store.max_size));
+	uint64_t want = max_u64(least, min_u64(old + step, heap->store.max_size)), hole;
 	int r;
 
 	if (least > heap->store.max_size)
@@ -118,9 +118,12 @@ static int extend(struct heap *heap, uint64_t from, uint64_t end)
 		heap->store.is_ragged = false;
 		old = round_up(old + 1, UNIT_SIZE);
 	}
-	if (old < from)
-		for_units(heap, old, from - old, set_punched, NULL);
 	from = max_u64(old, from);
+	hole = min_u64(from, round_up(old, FOLIO_MAX));
+	if (old < hole)
+		for_units(heap, old, hole - old, set_fresh, NULL);
+	if (hole < from)
+		for_units(heap, hole, from - hole, set_punched, NULL);
 	if (from < want)
 		for_units(heap, from, want - from, set_fresh, NULL);
 	return 0;

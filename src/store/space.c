@@ -179,7 +179,7 @@ static void undo_extension(struct store *store, uint64_t end, uint64_t length)
 
 int store_extend(struct store *store, uint64_t from, uint64_t size)
 {
-	uint64_t end, length;
+	uint64_t end, length, hole;
 	int r;
 
 	if (size <= store->size)
@@ -188,7 +188,10 @@ int store_extend(struct store *store, uint64_t from, uint64_t size)
 		return -EFBIG;
 	end = file_end(store);
 	length = made_long(store);
-	r = allocate(store, from, size - from);
+	hole = min_u64(from, round_up(store->size, FOLIO_MAX));
+	r = hole > store->size ? allocate(store, store->size, hole - store->size) : 0;
+	if (!r)
+		r = allocate(store, from, size - from);
 	if (!r)
 		r = os->protect(store->base + store->size, size - store->size, true, true);
 	if (!r && store->atomic)

@@ -219,8 +219,13 @@ int store_judge(struct store *store);
 
 /* ---- space.c: the file's size and blocks. These return 0 or -errno and set no text. */
 
+/* The kernel's largest folio in the page cache, where pages are 4 KiB. A store to one page makes the kernel find blocks
+ * for all of its folio, which fails on a full disk if a part of that is a hole. */
+#define FOLIO_MAX (2 * MIB)
+
 /* Make the file at least `size` bytes long (a multiple of UNIT_SIZE), its new part zero and accessible, and backed from
- * `from` on, which is not below the file's end: what is before is a hole. EFBIG: beyond max_size. */
+ * `from` on, which is the file's end, or a multiple of FOLIO_MAX beyond it: what is between is a hole, from the next such
+ * multiple on. EFBIG: beyond max_size. */
 int store_extend(struct store *store, uint64_t from, uint64_t size);
 
 /* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. Does
