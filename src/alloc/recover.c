@@ -23,12 +23,12 @@ static void raise_last_segment(struct heap *heap)
 		s--;
 	for (; s < segments; s++) {
 		uint64_t word = truth_load(directory_word(heap, s));
+		uint64_t n = huge_segments(huge_word_pages(word)); /* 0 in a damaged file */
 
 		if (segment_word_kind(word) == SEGMENT_METADATA)
 			last = max_u64(last, s);
-		if (segment_word_kind(word) == SEGMENT_HUGE &&
-		    s + huge_segments(huge_word_pages(word)) <= segments)
-			last = max_u64(last, s + huge_segments(huge_word_pages(word)) - 1);
+		if (segment_word_kind(word) == SEGMENT_HUGE && n && s + n <= segments)
+			last = max_u64(last, s + n - 1);
 	}
 	directory_reach_to(heap, last);
 }
