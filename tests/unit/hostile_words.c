@@ -131,6 +131,7 @@ static int recovery_of_huge(void *arg)
 		{ 2047, 2 * SEGMENT_PAGES },
 		{ 2047, PAGES_MAX },
 		{ 1, PAGES_MAX },
+		{ 0, 0 }, // ends before the first segment
 	};
 
 	(void)arg;
