@@ -119,7 +119,7 @@ static int extend(struct heap *heap, uint64_t from, uint64_t end)
 		old = round_up(old + 1, UNIT_SIZE);
 	}
 	from = max_u64(old, from);
-	hole = min_u64(from, round_up(old, FOLIO_MAX));
+	hole = store_hole(old, from);
 	if (old < hole)
 		for_units(heap, old, hole - old, set_fresh, NULL);
 	if (hole < from)

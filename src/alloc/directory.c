@@ -15,8 +15,8 @@
 
 #include <errno.h>
 
-/* Huge objects are given room to grow while that leaves this part of what the heap may grow to unused: 1 - 1 / ROOMY_SHARE.
- * Room is address space, and breaks it into pieces. */
+/* Huge objects get room to grow while the heap takes at most 1 / ROOMY_SHARE of what it may grow to: room breaks the
+ * space into pieces. */
 #define ROOMY_SHARE 4
 
 uint64_t directory_reach(const struct heap *heap)

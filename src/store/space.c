@@ -188,7 +188,7 @@ int store_extend(struct store *store, uint64_t from, uint64_t size)
 		return -EFBIG;
 	end = file_end(store);
 	length = made_long(store);
-	hole = min_u64(from, round_up(store->size, FOLIO_MAX));
+	hole = store_hole(store->size, from);
 	r = hole > store->size ? allocate(store, store->size, hole - store->size) : 0;
 	if (!r)
 		r = allocate(store, from, size - from);

@@ -8,6 +8,7 @@
 #ifndef FM_STORE_STORE_H
 #define FM_STORE_STORE_H
 
+#include "../base/bits.h"
 #include "super.h"
 
 struct store_request {
@@ -223,9 +224,15 @@ int store_judge(struct store *store);
  * for all of its folio, which fails on a full disk if a part of that is a hole. */
 #define FOLIO_MAX (2 * MIB)
 
+/* Where the hole begins that a file which ends at `end` gets before `from`; `from` if it gets none. */
+static inline uint64_t store_hole(uint64_t end, uint64_t from)
+{
+	return min_u64(from, round_up(end, FOLIO_MAX));
+}
+
 /* Make the file at least `size` bytes long (a multiple of UNIT_SIZE), its new part zero and accessible, and backed from
- * `from` on, which is the file's end, or a multiple of FOLIO_MAX beyond it: what is between is a hole, from the next such
- * multiple on. EFBIG: beyond max_size. */
+ * `from` on, which is the file's end, or a multiple of FOLIO_MAX beyond it: what is between is a hole, as store_hole
+ * says. EFBIG: beyond max_size. */
 int store_extend(struct store *store, uint64_t from, uint64_t size);
 
 /* Back [off, off + len), below the file's end: a store there can't fail for lack of space. Bytes stay. Does
